@@ -1,0 +1,40 @@
+"""The errors that a user can meet and mend.
+
+Owns the one exception family that the command line prints as a single line with exit code 2. Broken invariants of our
+own are `assert`s and keep their traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_CODE = 2
+
+
+class UserError(ValueError):
+    """Something outside the program is wrong and the reader of the message can put it right.
+
+    `where` is a file with its line or a config key, `value` what stood there, `expected` what should, `remedy` what to do.
+    """
+
+    def __init__(self, where: str, value: object, expected: str, remedy: str) -> None:
+        self.where, self.value, self.expected, self.remedy = where, value, expected, remedy
+        shown = value if isinstance(value, str) else repr(value)
+        line = f"{where}: found {shown!s:.300}; expected {expected}; {remedy}"
+        super().__init__(" ".join(line.split()))
+
+
+class ConfigError(UserError):
+    """A config key has a value that cannot be run."""
+
+
+class DataError(UserError):
+    """A data file or one of its lines cannot be used."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word closest in spelling to `word` as a phrase for a remedy, or the list of them when none is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
