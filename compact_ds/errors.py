@@ -11,6 +11,9 @@ from collections.abc import Iterable
 
 EXIT_CODE = 2
 
+ERROR_PREFIX = "compact-ds: error: "
+"""What the line of a UserError begins with on stderr; the launcher knows it by that when every rank prints it."""
+
 
 class UserError(ValueError):
     """Something outside the program is wrong and the reader of the message can put it right.

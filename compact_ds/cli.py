@@ -1,0 +1,176 @@
+"""The command line: parse, call, print; nothing else.
+
+Every command imports what it needs when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from compact_ds import __version__
+from compact_ds.errors import ERROR_PREFIX, EXIT_CODE, UserError
+from compact_ds.launcher.arguments import (
+    add_config_arguments,
+    add_override_arguments,
+    add_run_arguments,
+    take_late_overrides,
+)
+
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are a user's errors like any other: one line, no usage page."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError instead of printing the usage."""
+        raise UserError("command line", message, "what the help page says", f"try {self.prog} --help")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 2 with one line on stderr for a UserError."""
+    parser = _parser()
+    try:
+        arguments, rest = parser.parse_known_args(argv)
+        rest = take_late_overrides(arguments, rest)
+        if rest:
+            parser.error(f"unknown argument {rest[0]}")
+        command: Callable[[argparse.Namespace], int] = arguments.run
+        return command(arguments)
+    except UserError as error:
+        sys.stderr.write(f"{ERROR_PREFIX}{error}\n")
+        return EXIT_CODE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="compact-ds", description="Distil several teachers' rationales into one student.")
+    parser.add_argument("--version", action="version", version=f"compact-ds {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    train = commands.add_parser("train", help="train in this process, or as one rank under a launcher")
+    add_run_arguments(train)
+    # The `deepspeed` launcher puts it first unless it is told not to; the environment says the same.
+    train.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    train.set_defaults(run=_train)
+
+    launch = commands.add_parser("launch", help="train with several ranks on this machine")
+    add_run_arguments(launch)
+    launch.add_argument(
+        "--nprocs", type=int, default=1, metavar="N", help="ranks; one per accelerator where there are any"
+    )
+    launch.set_defaults(run=_launch)
+
+    compare = commands.add_parser("compare", help="train by several methods and seeds, and print a table")
+    add_config_arguments(compare)
+    compare.add_argument(
+        "--methods", metavar="A,B", help="methods; `single` stands for every teacher alone (default: all)"
+    )
+    compare.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each method (default: 3)")
+    compare.add_argument("--nprocs", type=int, default=1, metavar="N", help="ranks of each run (default: 1)")
+    compare.add_argument("--jobs", type=int, metavar="J", help="runs at a time (default: cores / nprocs)")
+    _add_json(compare)
+    compare.set_defaults(run=_compare)
+
+    _add_score_and_eval(commands)
+    _add_data(commands)
+    return parser
+
+
+def _add_score_and_eval(commands: Any) -> None:
+    score = commands.add_parser("score", help="metrics and weights of every rationale, without training")
+    score.add_argument("data", metavar="DATA", help="a source of questions, as data.train")
+    score.add_argument("--student", metavar="MODEL", help="a student, as student.model (default: the config's)")
+    score.add_argument("--config", metavar="CONFIG", help="settings to score under")
+    score.add_argument("--output", type=Path, metavar="FILE", help="write one JSON object per rationale")
+    add_override_arguments(score)
+    _add_json(score)
+    score.set_defaults(run=_score)
+
+    evaluate = commands.add_parser("eval", help="exact-match accuracy of a model by greedy generation")
+    evaluate.add_argument("model", metavar="MODEL", help="a Hugging Face folder, such as RUN/final")
+    evaluate.add_argument("--data", required=True, metavar="FILE", help="held-out questions, as data.eval")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
+    evaluate.add_argument("--batch-size", type=int, default=32, metavar="B", help="questions at a time (default: 32)")
+    evaluate.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest answer (default: 256)")
+    _add_json(evaluate)
+    evaluate.set_defaults(run=_eval)
+
+
+def _add_data(commands: Any) -> None:
+    data = commands.add_parser("data", help="look into data").add_subparsers(metavar="COMMAND", required=True)
+    stats = data.add_parser("stats", help="counts, lengths and how often each teacher is right")
+    stats.add_argument("source", metavar="SOURCE", help="a JSONL file, a datasets path or id, or task:NAME")
+    _add_json(stats)
+    stats.set_defaults(run=_data_stats)
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for a program")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from compact_ds import train
+    from compact_ds.config import load
+
+    return train.main(load(arguments.config, arguments.overrides), arguments.resume)
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    from compact_ds.launcher.launch import launch
+
+    return launch(arguments.config, arguments.overrides, arguments.nprocs, arguments.resume)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from compact_ds import compare
+
+    methods = arguments.methods.split(",") if arguments.methods else None
+    plan = compare.Plan(
+        arguments.config, arguments.overrides, methods, arguments.seeds, arguments.nprocs, arguments.jobs
+    )
+    return compare.run(plan, as_json=arguments.json)
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from compact_ds import score
+
+    result = score.run(arguments.data, arguments.student, arguments.output, arguments.config, arguments.overrides)
+    _print(result, arguments.json)
+    return 0
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    from compact_ds.evaluation.generation import evaluate_folder
+
+    result = evaluate_folder(
+        arguments.model, arguments.data, arguments.limit, arguments.batch_size, arguments.max_new_tokens
+    )
+    _print(result, arguments.json)
+    return 0
+
+
+def _data_stats(arguments: argparse.Namespace) -> int:
+    from compact_ds.data.stats import describe
+
+    _print(describe(arguments.source), arguments.json)
+    return 0
+
+
+def _print(result: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    width = max(map(len, result))
+    for name, value in result.items():
+        print(f"{name:<{width}}  {value:.4f}" if isinstance(value, float) else f"{name:<{width}}  {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
