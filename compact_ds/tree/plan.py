@@ -1,0 +1,86 @@
+"""Who computes what in one optimizer step: examples to ranks, to micro-batches, to rows.
+
+Owns the split of a global batch. It depends on lengths alone, so every rank works out the whole plan without a message,
+and all ranks agree on the number of micro-batches before the first forward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from compact_ds.tree.build import Piece
+
+Row = list[tuple[int, int]]
+"""Pieces of a row as (example, piece) indices."""
+
+
+@dataclass(slots=True)
+class MicroBatch:
+    """Rows of pieces that go through the student together; every example is whole within its micro-batch."""
+
+    examples: list[int] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    filled: list[int] = field(default_factory=list)
+
+
+def split_over_ranks(tokens: list[int], world_size: int) -> list[list[int]]:
+    """Example indices for each rank, equally many, with token sums as even as taking the longest first makes them."""
+    quota = len(tokens) // world_size
+    ranks: list[list[int]] = [[] for _ in range(world_size)]
+    loads = [0] * world_size
+    for example in sorted(range(len(tokens)), key=lambda e: (-tokens[e], e)):
+        open_ranks = [r for r in range(world_size) if len(ranks[r]) < quota]
+        rank = min(open_ranks, key=lambda r: (loads[r], r))
+        ranks[rank].append(example)
+        loads[rank] += tokens[example]
+    return ranks
+
+
+def split_into_micro_batches(
+    pieces: list[list[Piece]], examples: list[int], layout: Literal["tree", "rows"], row_tokens: int, rows: int
+) -> list[MicroBatch]:
+    """Micro-batches of one rank, first fit in the given order. `pieces[e]` are the pieces of example e.
+
+    Layout `tree`: at most `rows` rows of `row_tokens` tokens. Layout `rows`: one piece a row, padded size at most
+    `rows * row_tokens`; an example larger than that gets a micro-batch of its own.
+    """
+    add = _add_packed if layout == "tree" else _add_padded
+    batches: list[MicroBatch] = []
+    for example in examples:
+        if not any(add(batch, example, pieces[example], row_tokens, rows) for batch in batches):
+            batch = MicroBatch()
+            if not add(batch, example, pieces[example], row_tokens, rows):
+                batch.rows = [[(example, p)] for p in range(len(pieces[example]))]
+                batch.filled = [piece.num_tokens for piece in pieces[example]]
+                batch.examples = [example]
+            batches.append(batch)
+    return batches
+
+
+def _add_packed(batch: MicroBatch, example: int, pieces: list[Piece], row_tokens: int, rows: int) -> bool:
+    filled, places = list(batch.filled), []
+    for piece in pieces:
+        place = next((i for i, used in enumerate(filled) if used + piece.num_tokens <= row_tokens), len(filled))
+        if place == rows:
+            return False
+        if place == len(filled):
+            filled.append(0)
+        filled[place] += piece.num_tokens
+        places.append(place)
+    batch.rows.extend([] for _ in range(len(filled) - len(batch.rows)))
+    for p, place in enumerate(places):
+        batch.rows[place].append((example, p))
+    batch.filled = filled
+    batch.examples.append(example)
+    return True
+
+
+def _add_padded(batch: MicroBatch, example: int, pieces: list[Piece], row_tokens: int, rows: int) -> bool:
+    lengths = batch.filled + [piece.num_tokens for piece in pieces]
+    if len(lengths) * max(lengths) > rows * row_tokens:
+        return False
+    batch.rows.extend([(example, p)] for p in range(len(pieces)))
+    batch.filled = lengths
+    batch.examples.append(example)
+    return True
