@@ -1,7 +1,7 @@
 """The schema: one question, its gold answer, and the rationales that teachers wrote for it.
 
-Owns the in-memory records that everything downstream reads. Knows no file format (`readers`), no step rule (`steps`) and
-no tensor.
+Owns the in-memory records that everything downstream reads. Knows no file format (`readers`), no step rule (`steps`)
+and no tensor.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Rationale:
 
     `steps` and `answer_sentence` are consecutive pieces of the text: joined without a separator they give it back. The
     answer sentence is the teacher's own conclusion, which may be wrong; it is empty when the text has none.
-    `is_correct` is the source's verdict: a label for evaluation and for the oracle method, never an input of the weights.
+    `is_correct` is the source's verdict: a label for evaluation and the oracle method, never an input of the weights.
     """
 
     teacher: str

@@ -1,0 +1,120 @@
+"""What an answer sentence looks like, which answer it gives, and whether that equals the gold answer.
+
+Owns the wording of conclusions and the comparison that accuracy rests on. Where the answer sentence stands in a
+rationale is `steps`' concern.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from compact_ds.data.sentences import pieces
+
+_ADJECTIVE = r"(?:final|correct|right|best|numerical|most\s+\w+)\s+"
+_VERB = (
+    r"(?:\s+(?:is|are|was)(?:\s+(?:therefore|thus|then|simply|just))?|\s+(?:must|should|would|will|can\s+only|has\s+to)\s+be"
+    r"|(?=\s*[:=]))"
+)
+_SUBJECT = (
+    rf"(?:(?:(?:the|our|my|its)\s+)?(?:{_ADJECTIVE})*answer(?:\s+(?:to|for|of)\s+(?:the|this)\s+\w+)?"
+    rf"|(?:the|our|my)\s+(?:{_ADJECTIVE})+(?:choice|option))"
+)
+CONCLUSION = re.compile(
+    rf"####\s*|\b{_SUBJECT}[*_]*{_VERB}(?!\s+not\b)\s*[:=]?[*_]*\s*:?",
+    re.IGNORECASE,
+)
+"""The words that announce an answer; what follows them is the answer."""
+
+_NUMBER = re.compile(
+    r"(?P<sign>[-\u2212\u2013]\s?)?[$€£]?\s?(?P<inner>[-\u2212\u2013])?"
+    r"(?P<value>(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?:\s*/\s*(?P<below>\d+(?:\.\d+)?)(?![\d.]*\s*[=+*\u00d7÷])|\s+(?P<top>\d+)\s*/\s*(?P<under>\d+))?"
+    r"(?:[eE](?P<power>[+-]?\d{1,2})\b)?"
+)
+_CALCULATION = re.compile(r"\s*(?:[-\u2212\u2013+*/\u00d7÷^x]\s*[$(]?\d)")
+_GOLD_AROUND_NUMBER = re.compile(r"[\s$€£%.°]*")
+_CHOICE = re.compile(
+    r"(?:(?:option|choice|answer)\s+)?(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?=\Z|[).:,;]))", re.IGNORECASE
+)
+# "D because ..." names choice D, "A bank" and "I think" do not name choices.
+_BARE_CHOICE = re.compile(r"([B-HJ-Z])(?=\s)")
+_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
+_ARTICLE = re.compile(r"\b(?:the|a|an)\b")
+
+
+def final_answer(text: str) -> str | None:
+    """The answer that the last answer sentence of `text` gives, without marks around it; None when there is none.
+
+    Of a calculation (`The answer is 40 + 50 = 90.`) it is what stands after the last equals sign; without an answer
+    sentence a last `\\boxed{...}` counts as one.
+    """
+    announced = [match.end() for match in CONCLUSION.finditer(text)] or [
+        match.start() for match in _BOXED.finditer(text)
+    ]
+    if not announced:
+        return None
+    tail = text[announced[-1] :].lstrip()
+    line = tail.split("\n", 1)[0]
+    sentence = (pieces(line) or [""])[0]
+    boxed = _BOXED.search(sentence)
+    answer = boxed.group(1) if boxed else sentence.rpartition("=")[2]
+    answer = answer.strip().strip("*_`\"'“”").rstrip(".!").strip().strip("*_`\"'“”$").strip()
+    return answer or None
+
+
+def same_answer(found: str | None, gold: str) -> bool:
+    """Whether `found` says the same as `gold`.
+
+    A gold number is compared exactly, as a fraction, with the first number in `found` (`$1,000.00`, `1000 apples`,
+    `50%` for `50`, `1/2` for `0.5`); a gold letter with the choice that `found` names, in either case; any other gold as
+    text without case, punctuation, articles and extra white space.
+    """
+    if found is None:
+        return False
+    number = _whole_number(gold)
+    if number is not None:
+        return _first_number(found) == number
+    letter = _choice(gold) if len(gold.strip(" ().[]")) == 1 else None
+    if letter is not None:
+        return _choice(found) == letter
+    return _plain(found) == _plain(gold)
+
+
+def _whole_number(text: str) -> Fraction | None:
+    """The number that `text` is, with nothing but money, percent and a full stop around it."""
+    match = _NUMBER.search(text)
+    if match is None or not _GOLD_AROUND_NUMBER.fullmatch(text[: match.start()] + text[match.end() :]):
+        return None
+    return _value(match)
+
+
+def _first_number(text: str) -> Fraction | None:
+    """The first number in `text` unless it opens a calculation whose result is not said."""
+    match = _NUMBER.search(text.rpartition("=")[2])
+    if match is None or _CALCULATION.match(match.string, match.end()):
+        return None
+    return _value(match)
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    below, under = match["below"], match["under"]
+    if (below and not Fraction(below)) or (under and not Fraction(under)):
+        return None
+    value = Fraction(match["value"].replace(",", "")) * Fraction(10) ** int(match["power"] or 0)
+    if below:
+        value /= Fraction(below)
+    if under:
+        value += Fraction(int(match["top"]), int(under))
+    return -value if match["sign"] or match["inner"] else value
+
+
+def _choice(text: str) -> str | None:
+    bare = text.strip().strip("*_`\"'")
+    match = _CHOICE.match(bare) or _BARE_CHOICE.match(bare)
+    return next(letter for letter in match.groups() if letter).upper() if match else None
+
+
+def _plain(text: str) -> str:
+    words = re.sub(r"[^\w\s]", " ", text.casefold())
+    return " ".join(_ARTICLE.sub(" ", words).split()) or " ".join(words.split()) or text.strip()

@@ -1,0 +1,147 @@
+"""Reads questions with their rationales from where the config says, one at a time, and refuses what is broken.
+
+Owns the kinds of source and the order of what is done to their examples: keep teachers, add misleading ones. How a line
+becomes an `Example` is `schema`'s concern; nothing is tokenised or held here beyond the ids seen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+from compact_ds.config import DataConfig
+from compact_ds.data import arithmetic
+from compact_ds.data.mislead import mislead
+from compact_ds.data.records import Example
+from compact_ds.data.schema import FieldMap
+from compact_ds.errors import ConfigError, DataError, nearest
+
+_TASK = "task:"
+_HELD_OUT = ":eval"
+_FILE_ENDINGS = (".jsonl", ".json", ".ndjson")
+_SAVED_DATASET = ("dataset_info.json", "dataset_dict.json")
+
+
+def read(source: str, data: DataConfig, seed: int, *, limit: int | None = None) -> Iterator[Example]:
+    """The examples of `source`, lazily and in its order, the first `limit` of them.
+
+    `source` is a JSONL file, a folder that `datasets` saved, a `datasets` path or hub id (with a configuration's name
+    as `id:name`), or a built-in task: `task:NAME`, held-out part `task:NAME:eval`. `data.teachers` filters the
+    rationales, then `data.mislead` adds to them. An example may come without rationales: a test file's, or one that no
+    kept teacher answered. The generator raises DataError where the source stops making sense, and ConfigError at its end when
+    `data.teachers` names one that the training questions do not have or `data.mislead` could serve none of them.
+    """
+    seen: set[str] = set()
+    misled = rationales = 0
+    for example in islice(_unfiltered(source, data, seed), limit):
+        seen.update(rationale.teacher for rationale in example.rationales)
+        kept = _keep(example, data.teachers)
+        # A question without rationales is there to be answered, not to be learnt from.
+        served = mislead(kept, data.mislead, seed) if data.mislead and kept.rationales else kept
+        misled += served is not kept
+        rationales += len(kept.rationales)
+        yield served
+    if source == data.train:
+        _check_teachers(data.teachers, seen, source)
+        if data.mislead and rationales and not misled:
+            expected = "word problems whose answer two of their numbers give by + - * or /"
+            raise ConfigError("data.mislead", data.mislead, expected, f"set data.mislead=0 for {source}")
+
+
+def held_out(data: DataConfig) -> str | None:
+    """Where held-out questions come from: `data.eval`, else a built-in task's own part; None when there is neither."""
+    if data.eval is None and data.train.startswith(_TASK) and not data.train.endswith(_HELD_OUT):
+        return data.train + _HELD_OUT
+    return data.eval
+
+
+def _unfiltered(source: str, data: DataConfig, seed: int) -> Iterator[Example]:
+    if source.startswith(_TASK):
+        name = source.removeprefix(_TASK)
+        part: arithmetic.Part = "eval" if name.endswith(_HELD_OUT) else "train"
+        return arithmetic.examples(name.removesuffix(_HELD_OUT), part, seed)
+    file = Path(source).expanduser()
+    rows = _lines(file, source) if _is_file(file, source) else _dataset(source, data.split)
+    return _examples(rows, FieldMap(data.fields), source)
+
+
+def _is_file(file: Path, source: str) -> bool:
+    if file.is_file():
+        return True
+    if not file.is_dir() and (file.suffix in _FILE_ENDINGS or source.startswith((".", "/", "~"))):
+        near = [other.name for other in file.parent.glob("*") if other.suffix in _FILE_ENDINGS]
+        remedy = nearest(file.name, near) if near else "check the path"
+        raise DataError(source, "no such file", "a JSONL file of questions and rationales", remedy)
+    return False
+
+
+def _examples(rows: Iterator[tuple[str, Mapping[str, Any]]], fields: FieldMap, source: str) -> Iterator[Example]:
+    places: dict[str, str] = {}
+    for where, row in rows:
+        example = fields.example(row, where)
+        first = places.setdefault(example.id, where)
+        if first is not where:
+            raise DataError(where, example.id, f"an id that {first} does not have", "give every question its own id")
+        yield example
+    if not places:
+        raise DataError(source, "no questions", "at least one JSON object", "give a file that is not empty")
+
+
+def _lines(file: Path, source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    with file.open("rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            if raw.strip():
+                where = f"{source}:{number}"
+                yield where, _json_object(raw, where)
+
+
+def _json_object(raw: bytes, where: str) -> Mapping[str, Any]:
+    expected = "one JSON object a line, UTF-8"
+    try:
+        found = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(where, f"byte {error.object[error.start]:#04x}", expected, "save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        start = raw[:80].decode("utf-8", "replace").strip()
+        raise DataError(where, f"{start} ({error})", expected, "mend the line or delete it") from None
+    if not isinstance(found, dict):
+        raise DataError(
+            where, type(found).__name__, expected, "put the line's content into an object with the schema's fields"
+        )
+    return found
+
+
+def _dataset(source: str, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    import datasets
+
+    folder = Path(source).expanduser()
+    try:
+        if any((folder / name).is_file() for name in _SAVED_DATASET):
+            loaded = datasets.load_from_disk(str(folder))
+            table = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
+        else:
+            name, _, configuration = source.partition(":")
+            table = datasets.load_dataset(name, configuration or None, split=split)
+    except (OSError, ValueError, KeyError) as error:
+        found = f"{type(error).__name__}: {error}"
+        remedy = "check the spelling, data.split and the connection, or give a JSONL file"
+        raise DataError(source, found, f"a file, or a `datasets` path or id with split {split!r}", remedy) from None
+    for number, row in enumerate(table):
+        yield f"{source}[{split}]:{number + 1}", cast(Mapping[str, Any], row)
+
+
+def _keep(example: Example, teachers: list[str] | None) -> Example:
+    if not teachers:
+        return example
+    return replace(example, rationales=tuple(r for r in example.rationales if r.teacher in teachers))
+
+
+def _check_teachers(teachers: list[str] | None, seen: set[str], source: str) -> None:
+    for name in teachers or []:
+        if name not in seen:
+            remedy = nearest(name, seen) if seen else "the questions have no rationales"
+            raise ConfigError("data.teachers", name, f"a teacher of {source}", remedy)

@@ -1,0 +1,108 @@
+"""Cuts a text into sentences and lines without losing a character.
+
+Owns where a sentence ends in teachers' prose, lists and equations. Knows nothing of answers (`answers`) or of
+what counts as a step (`steps`).
+"""
+
+from __future__ import annotations
+
+import re
+
+# Never the end of a sentence, whatever follows.
+_ABBREVIATION = re.compile(
+    r"mr|mrs|ms|dr|prof|st|sr|jr|rev|gen|col|lt|sgt|capt|vs|e\.g|i\.e|cf|approx|ca|eq|figs?|sec|ch|pp|al|viz|resp",
+    re.IGNORECASE,
+)
+# The end of a sentence unless a number follows: "3 ft. 4 in.", "No. 5", "Jan. 3".
+_BEFORE_NUMBERS = re.compile(
+    r"nos?|ft|in|oz|lbs?|yd|mi|min|sec|hrs?|sq|pt|qt|gal|p|vol|jan|feb|mar|apr|jun|jul|aug|sept|oct|nov|dec",
+    re.IGNORECASE,
+)
+# A capital letter before a full stop is an initial or an option's letter ("John F. Kennedy", "The answer is A. Bank")
+# unless one of these opens the next sentence.
+_STARTER = re.compile(
+    r"the|this|that|these|those|so|therefore|thus|hence|its?|in|on|at|s?he|they|we|you|i|if|then|now|next|first|second|"
+    r"third|finally|however|since|because|but|and|or|as|for|from|when|each|all|both|t?here|after|before|to|let(?:'s)?|"
+    r"option|answer|an?|also|using|other|while|only",
+    re.IGNORECASE,
+)
+
+_PROTECTED = re.compile(r"<<[^<>]*>>|\\\[.*?\\\]|\\\(.*?\\\)|\$\$.*?\$\$|```.*?```", re.DOTALL)
+_STOP = re.compile(r"""[.!?]+["'\u201d\u2019)\]*_]*(?=\s)|(?<=[a-z0-9)%])[.!?](?=[A-Z](?:[a-z]|:\s))""")
+_LINE = re.compile(r"[^\S\n]*\n\s*")
+# "... = 15Therefore, the answer is 15": the full stop was lost in the teacher's output.
+_GLUED = re.compile(r"(?<=[0-9a-z)])(?=(?:Therefore|Thus|Hence|So),?\s|The answer\s)")
+_MARKER = re.compile(
+    r"\s*(?:[-*+•]|\(?(?:\d{1,3}|[A-Za-z]|[ivxIVX]{1,4})[.):]|step\s+\d{1,3}[.:)]?)[*_]*\s*\Z", re.IGNORECASE
+)
+_AFTER_COLON = re.compile(r"[:;]\s+\(?\d{1,2}\Z")
+_OPEN_EQUATION = re.compile(r"(?:[=≈≠<>+\u00d7÷·/:]|\s[-*])\s*\Z")
+_MORE_EQUATION = re.compile(r"\s*[=≈≠+\u00d7÷·]")
+_LIST_ITEM = re.compile(r"\s*(?:[-*+•]\s|\(?\d{1,3}[.)]\s)")
+_LAST_WORD = re.compile(r"""([^\s("'\u201c\u2018,;:]+)\Z""")
+_NEXT_WORD = re.compile(r"""\s*["'\u201c\u2018(\[*_$#\\]*([\w']+)?""")
+
+
+def pieces(text: str) -> list[str]:
+    """The sentences and lines of `text` in order; joined they give `text` back.
+
+    White space goes with what follows it, at the end of the text with what stands before it. No piece is blank unless
+    `text` is. Numbers, abbreviations, `<<3*4=12>>` marks, display mathematics and an equation that runs over several
+    lines stay whole; a list marker stays with its item.
+    """
+    shielded = [match.span() for match in _PROTECTED.finditer(text)]
+    found: list[str] = []
+    start = 0
+    for place in _candidates(text):
+        if any(low < place < high for low, high in shielded):
+            continue
+        if text[start:place].strip() and text[place:].strip() and _ends(text, start, place):
+            found.append(text[start:place])
+            start = place
+    return [*found, text[start:]] if text else []
+
+
+def _candidates(text: str) -> list[int]:
+    """Every place where a piece may end, before the white space that follows it."""
+    places = {match.end() for match in _STOP.finditer(text)}
+    places.update(match.start() for match in _LINE.finditer(text))
+    places.update(match.start() for match in _GLUED.finditer(text))
+    return sorted(places)
+
+
+def _ends(text: str, start: int, place: int) -> bool:
+    piece = text[start:place]
+    if _MARKER.match(piece):
+        return False
+    gap = re.compile(r"\s*").match(text, place)
+    if gap is not None and "\n" in gap.group():
+        return not _equation_goes_on(piece, text[place : place + 80])
+    following = _NEXT_WORD.match(text, place)
+    word = (following.group(1) or "") if following else ""
+    if word[:1].islower():
+        return False
+    stop = piece.rstrip("\"'\u201d\u2019)]*_")
+    return not stop.endswith(".") or _full_stop_ends(stop.rstrip("."), word)
+
+
+def _equation_goes_on(piece: str, rest: str) -> bool:
+    """Whether a line break stands inside an equation or between a colon and what it announces."""
+    if _LIST_ITEM.match(rest):
+        return False
+    return bool(_OPEN_EQUATION.search(piece) or _MORE_EQUATION.match(rest))
+
+
+def _full_stop_ends(before: str, next_word: str) -> bool:
+    """Whether the full stop after `before` ends a sentence when `next_word` follows."""
+    last = _LAST_WORD.search(before)
+    word = last.group(1) if last else ""
+    if _ABBREVIATION.fullmatch(word):
+        return False
+    if _BEFORE_NUMBERS.fullmatch(word) and next_word[:1].isdigit():
+        return False
+    if word.isdigit() and _AFTER_COLON.search(before):
+        return False
+    if len(word) == 1 and word.isupper() and not _STARTER.fullmatch(next_word):
+        earlier = before[: last.start()].split() if last else []
+        return not (earlier and (earlier[-1][:1].isupper() or earlier[-1].lower().strip("*_:") in {"is", "answer"}))
+    return True
