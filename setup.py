@@ -2,8 +2,9 @@
 
 from setuptools import find_packages, setup
 
-# None of them has an __init__.py: an importable top-level `kernels` would hide Hugging Face's package of that name. The
-# links compact_ds/<folder> -> ../<folder> give a checkout the shape that is installed; `find_packages` does not enter them.
+# None of them has an __init__.py: an importable top-level `kernels` would hide Hugging Face's package of that name.
+# The links compact_ds/<folder> -> ../<folder> give a checkout the shape that is installed; `find_packages` does not
+# enter them.
 BESIDE = ("kernels", "launcher", "configs")
 
 packages = find_packages(include=["compact_ds", "compact_ds.*"])

@@ -25,7 +25,10 @@ INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are a user's errors like any other: one line, no usage page."""
+    """A parser whose complaints are a user's errors like any other: one line, no usage page, no guessed options."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError instead of printing the usage."""
@@ -107,6 +110,7 @@ def _add_data(commands: Any) -> None:
     data = commands.add_parser("data", help="look into data").add_subparsers(metavar="COMMAND", required=True)
     stats = data.add_parser("stats", help="counts, lengths and how often each teacher is right")
     stats.add_argument("source", metavar="SOURCE", help="a JSONL file, a datasets path or id, or task:NAME")
+    stats.add_argument("--split", default="train", help="split of a datasets path or id (default: train)")
     _add_json(stats)
     stats.set_defaults(run=_data_stats)
 
@@ -116,10 +120,12 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from compact_ds import train
     from compact_ds.config import load
 
-    return train.main(load(arguments.config, arguments.overrides), arguments.resume)
+    config = load(arguments.config, arguments.overrides)
+    from compact_ds import train  # after the config: a wrong key is told at once, not after torch was imported
+
+    return train.main(config, arguments.resume)
 
 
 def _launch(arguments: argparse.Namespace) -> int:
@@ -157,9 +163,19 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _data_stats(arguments: argparse.Namespace) -> int:
-    from compact_ds.data.stats import describe
+    from rich.console import Console
 
-    _print(describe(arguments.source), arguments.json)
+    from compact_ds.config import DataConfig
+    from compact_ds.data.readers import read
+    from compact_ds.data.stats import stats, table
+
+    data = DataConfig(train=arguments.source, split=arguments.split)
+    figures = stats(read(data.train, data, seed=0))
+    if arguments.json:
+        print(json.dumps(figures))
+    else:
+        # A pipe has no width of its own, and 80 columns would cut names.
+        Console(width=None if sys.stdout.isatty() else 120).print(table(figures))
     return 0
 
 

@@ -262,6 +262,9 @@ def resolve(raw: dict[str, Any], source: str) -> Config:
         return Config.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
+        own = first.get("ctx", {}).get("error")
+        if isinstance(own, ConfigError):
+            raise own from None
         key = ".".join(str(part) for part in first["loc"])
         where = f"{source}: {key}" if key else source
         if first["type"] == "extra_forbidden":

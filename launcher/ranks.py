@@ -1,7 +1,7 @@
 """N processes of one module on this machine, beneath DeepSpeed's launcher, from start to the last one gone.
 
-Owns ports, environment, signals, what the ranks write to stderr, and exit codes. Knows nothing of training: `launch` says
-which module to run and judges the outcome.
+Owns ports, environment, signals, what the ranks write to stderr, and exit codes. Knows nothing of training: `launch`
+says which module to run and judges the outcome.
 """
 
 from __future__ import annotations
@@ -130,8 +130,9 @@ def _supervise(launcher: subprocess.Popen[bytes], grace_seconds: float) -> int:
 def _ask_to_stop(launcher: subprocess.Popen[bytes]) -> bool:
     """SIGTERM to every rank at once; False when none has started.
 
-    DeepSpeed's launcher, given the signal, would ask one rank and wait for its end before it asks the next, and ranks that
-    write a checkpoint together wait for each other. SIGTERM also for a Ctrl-C: a rank still importing then dies in silence.
+    DeepSpeed's launcher, given the signal, would ask one rank and wait for its end before it asks the next, and ranks
+    that write a checkpoint together wait for each other. SIGTERM also for a Ctrl-C: a rank that is still importing then
+    dies in silence.
     """
     try:
         ranks = psutil.Process(launcher.pid).children()

@@ -1,0 +1,220 @@
+"""The comparison: one run per method and seed, several at a time, and a table of what came out.
+
+Owns which runs there are, where they lie, and what is printed and written at the end. Each run is a process of its own
+that could be started by hand; a finished one is not started again and an unfinished one goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from compact_ds.config import METHODS, Config, load
+from compact_ds.data.readers import read
+from compact_ds.errors import ConfigError, UserError, nearest
+from compact_ds.evaluation import comparison
+from compact_ds.launcher.jobs import Job, Stopped, run_jobs
+from compact_ds.launcher.launch import check_world_size, local_devices
+from compact_ds.launcher.ranks import num_cores
+
+FAILED = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare. `methods` may hold `single`, which stands for every teacher alone; None means all methods.
+
+    `jobs` is the number of runs at a time; None fills the machine.
+    """
+
+    config: str
+    overrides: Sequence[str]
+    methods: Sequence[str] | None
+    seeds: int
+    nprocs: int
+    jobs: int | None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the training questions hold: their teachers, by name, and whether any rationale carries a verdict."""
+
+    teachers: tuple[str, ...]
+    has_verdicts: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method with one seed, in its own folder."""
+
+    method: str
+    seed: int
+    config: Config
+    job: Job
+
+
+def run(plan: Plan, as_json: bool = False) -> int:
+    """Train every method with every seed, print the table, and return the exit code: 1 when a run did not finish.
+
+    Writes `compare.json` and `compare.md` into the config's `run_dir`. Raises ConfigError and UserError.
+    """
+    base = load(plan.config, list(plan.overrides))
+    _check(plan, base)
+    console = Console(stderr=True)
+    methods = expand(plan.methods, lambda: survey(base))
+    if plan.methods is None and "best_of" not in methods:
+        console.print("best_of is left out: no rationale of data.train carries is_correct")
+    runs = [_run(plan, base, method, base.seed + number) for method in methods for number in range(plan.seeds)]
+    waiting = [run.job for run in runs if not is_finished(run)]
+    try:
+        failed = run_jobs(waiting, _slots(plan, len(waiting)), console)
+    except Stopped as stopped:
+        console.print("stopped; the same command goes on from here")
+        return 128 + stopped.number
+    for job in failed:
+        console.print(f"{job.name} did not finish; the end of {job.log}:\n{job.tail()}", markup=False, highlight=False)
+    if failed:
+        return FAILED
+    _report(runs, base.run_dir, plan, as_json)
+    return 0
+
+
+def survey(base: Config) -> Survey:
+    """Read the training questions once, for what the choice of methods depends on."""
+    examples = read(base.data.train, base.data, base.seed, limit=base.data.limit)
+    seen = [(rationale.teacher, rationale.is_correct) for example in examples for rationale in example.rationales]
+    has_verdicts = any(verdict is not None for _, verdict in seen)
+    return Survey(tuple(sorted({teacher for teacher, _ in seen})), has_verdicts)
+
+
+def expand(methods: Sequence[str] | None, look: Callable[[], Survey]) -> list[str]:
+    """The methods by their config names, in the order given, once each; `single` becomes every teacher alone.
+
+    None means all that the data can serve. `look` is called only where the answer depends on the data. Raises UserError
+    for an unknown method.
+    """
+    if methods is None:
+        methods = [name for name in METHODS if name != "best_of" or look().has_verdicts] + ["single"]
+    expanded = []
+    for name in (name.strip() for name in methods):
+        if name == "single":
+            expanded += [f"single:{teacher}" for teacher in look().teachers]
+        elif name in METHODS or name.startswith("single:"):
+            expanded.append(name)
+        else:
+            raise UserError("--methods", name, "methods, separated by commas", nearest(name, (*METHODS, "single")))
+    return list(dict.fromkeys(expanded))
+
+
+def is_finished(run: Run) -> bool:
+    """Whether the run has a summary, written under the very config that it would be started with.
+
+    Raises ConfigError when the folder holds a finished run of another config: its figures would pass for this one's.
+    """
+    if not run.job.is_finished:
+        return False
+    file = run.job.folder / "config.yaml"
+    key = _first_difference(load(file).model_dump(mode="json"), run.config.model_dump(mode="json"))
+    if key is not None:
+        raise ConfigError(f"{file}: {key}", "another value", "the setting of this comparison", "give another run_dir")
+    return True
+
+
+def folder_name(method: str) -> str:
+    """A method's name as a folder's: letters, digits, `.`, `_` and `-` stay; anything else, `:` too, becomes `-`."""
+    return re.sub(r"[^\w.-]", "-", method)
+
+
+def _check(plan: Plan, base: Config) -> None:
+    check_world_size(base.data.batch_size, plan.nprocs)
+    for option, value in (("--seeds", plan.seeds), ("--jobs", plan.jobs)):
+        if value is not None and value < 1:
+            raise UserError(option, value, "1 or more", "give a larger number")
+
+
+def _run(plan: Plan, base: Config, method: str, seed: int) -> Run:
+    folder = base.run_dir / folder_name(method) / f"seed-{seed}"
+    # JSON strings are YAML strings, whatever characters a teacher's name or a path holds.
+    own = [f"method={json.dumps(method)}", f"seed={seed}", f"run_dir={json.dumps(str(folder))}"]
+    overrides = [*plan.overrides, *own]
+    words = [plan.config, *overrides]
+    if folder.is_dir() and any(folder.iterdir()):
+        words.append("--resume")
+    start = ["launch", "--nprocs", str(plan.nprocs)] if plan.nprocs > 1 else ["train"]
+    command = (sys.executable, "-u", "-m", "compact_ds.cli", *start, *words)
+    job = Job(f"{method} seed {seed}", command, folder, folder.with_suffix(".log"), base.max_steps)
+    return Run(method, seed, load(plan.config, overrides), job)
+
+
+def _slots(plan: Plan, num_waiting: int) -> list[dict[str, str]]:
+    """One environment per run at a time, so that cores are shared out and no two runs share an accelerator."""
+    devices = local_devices(plan.nprocs)
+    room = num_cores() if devices is None else _num_accelerators()
+    jobs = max(1, min(plan.jobs or room // plan.nprocs, num_waiting))
+    threads = str(max(1, num_cores() // (jobs * plan.nprocs)))
+    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+    if devices is None:
+        return [environment | {"DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu")}] * jobs
+    taken = local_devices(plan.nprocs * jobs) or []
+    parts = [taken[slot * plan.nprocs : (slot + 1) * plan.nprocs] for slot in range(jobs)]
+    return [environment | {"CUDA_VISIBLE_DEVICES": ",".join(part)} for part in parts]
+
+
+def _num_accelerators() -> int:
+    import torch
+
+    return torch.accelerator.device_count()
+
+
+def _report(runs: Sequence[Run], run_dir: Path, plan: Plan, as_json: bool) -> None:
+    results = [_result(run) for run in runs]
+    table = comparison.rows(results)
+    found = comparison.findings(table)
+    (run_dir / "compare.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    (run_dir / "compare.md").write_text(comparison.markdown(table, found, _command(plan)), encoding="utf-8")
+    if as_json:
+        print(json.dumps(results))
+        return
+    shown = Table(*comparison.COLUMNS)
+    for row in table:
+        shown.add_row(*row.cells())
+    # A pipe has no width of its own, and 80 columns would cut names.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console.print(shown)
+    for sentence in found:
+        console.print(sentence, markup=False, soft_wrap=True)
+    chosen = next((run for run in runs if run.method == "compact"), runs[0])
+    console.print(f"run folder: {chosen.job.folder}", markup=False, soft_wrap=True)
+
+
+def _result(run: Run) -> dict[str, Any]:
+    summary = json.loads((run.job.folder / "summary.json").read_text(encoding="utf-8"))
+    return {"method": run.method, "seed": run.seed, **summary, "run_dir": str(run.job.folder)}
+
+
+def _command(plan: Plan) -> str:
+    words = ["compact-ds", "compare", plan.config]
+    words += ["--methods", ",".join(plan.methods)] if plan.methods is not None else []
+    return shlex.join([*words, "--seeds", str(plan.seeds), "--nprocs", str(plan.nprocs), *plan.overrides])
+
+
+def _first_difference(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> str | None:
+    """The dotted name of the first setting that differs; None when all are equal."""
+    for name in one:
+        value, against = one[name], other.get(name)
+        if value == against:
+            continue
+        if isinstance(value, dict) and isinstance(against, dict):
+            return _first_difference(value, against, f"{prefix}{name}.") or prefix + name
+        return prefix + name
+    return None

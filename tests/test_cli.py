@@ -1,0 +1,120 @@
+"""The command line from outside: exit codes, one line on stderr, and an answer without a wait."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from compact_ds import __version__, cli
+from compact_ds.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "compact_ds.cli", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_help_is_fast_since_nothing_heavy_is_imported() -> None:
+    start = time.perf_counter()
+    result = _run("--help")
+    seconds = time.perf_counter() - start
+    assert result.returncode == 0
+    assert all(command in result.stdout for command in ("train", "launch", "compare", "score", "eval", "data"))
+    assert seconds < 1.0  # importing torch alone takes longer
+    heavy = (
+        "import sys; from compact_ds import cli; cli._parser(); print({'torch', 'pydantic', 'rich'} & set(sys.modules))"
+    )
+    check = subprocess.run([sys.executable, "-c", heavy], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert check.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["nonsense"], "invalid choice: 'nonsense'"),
+        (["train"], "the following arguments are required: CONFIG"),
+        (["train", "arithmetic", "--resum"], "unknown argument --resum; expected"),
+        (["train", "nowhere.yaml"], "nowhere.yaml: found no such file"),
+        (
+            ["train", "arithmetic", "max_stps=3"],
+            "max_stps: found 3; expected a known config key; did you mean 'max_steps'?",
+        ),
+        (["launch", "arithmetic", "--nprocs", "five"], "argument --nprocs: invalid int value: 'five'"),
+        (
+            ["launch", "arithmetic", "--nprocs", "5"],
+            "data.batch_size: found 24; expected a multiple of the world size 5",
+        ),
+        (["compare", "arithmetic", "--methods", "compat"], "--methods: found compat; expected methods"),
+        (["compare", "arithmetic", "--seeds", "0"], "--seeds: found 0; expected 1 or more"),
+        (["data", "stats", "missing.jsonl"], "missing.jsonl: found no such file"),
+        (["data", "stats", "task:arithmetick"], "arithmetick"),
+    ],
+)
+def test_a_users_error_is_one_line_and_exit_code_2(words: list[str], expected: str) -> None:
+    result = _run(*words)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("compact-ds: error: ")
+    assert result.stderr.count("\n") == 1
+    assert expected in result.stderr
+
+
+def test_version() -> None:
+    assert _run("--version").stdout == f"compact-ds {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["arithmetic", "seed=1", "max_steps=2", "--resume"],
+        ["arithmetic", "--resume", "seed=1", "max_steps=2"],
+        ["--resume", "arithmetic", "seed=1", "max_steps=2"],
+        ["--local_rank=1", "arithmetic", "seed=1", "--resume", "max_steps=2"],
+    ],
+)
+def test_overrides_may_stand_before_and_after_options(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(cli, "_train", lambda arguments: seen.append(arguments) or 0)
+    assert cli.main(["train", *words]) == 0
+    assert (seen[0].config, seen[0].overrides, seen[0].resume) == ("arithmetic", ["seed=1", "max_steps=2"], True)
+
+
+def test_a_users_error_inside_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(_: object) -> int:
+        raise UserError("file.jsonl:3", "a\nb", "c", "d")
+
+    monkeypatch.setattr(cli, "_eval", refuse)
+    assert cli.main(["eval", "model", "--data", "x"]) == 2
+    assert capsys.readouterr().err == "compact-ds: error: file.jsonl:3: found a b; expected c; d\n"
+
+
+def test_our_own_broken_invariants_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> int:
+        raise AssertionError("an invariant")
+
+    monkeypatch.setattr(cli, "_eval", broken)
+    with pytest.raises(AssertionError, match="an invariant"):
+        cli.main(["eval", "model", "--data", "x"])
+
+
+def test_data_stats_for_people_and_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "questions.jsonl"
+    rationales = [
+        {"teacher": "anna", "text": "1 and 1 make 2.\nThe answer is 2"},
+        {"teacher": "bert", "text": "1 and 1 make 3.\nThe answer is 3"},
+    ]
+    file.write_text(json.dumps({"id": "1", "question": "1 + 1?", "answer": "2", "rationales": rationales}) + "\n")
+    assert cli.main(["data", "stats", str(file), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert {name: teacher["right"] for name, teacher in figures["teachers"].items()} == {"anna": 1.0, "bert": 0.0}
+    assert cli.main(["data", "stats", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "anna" in shown
+    assert "agreement" in shown
