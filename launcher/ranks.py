@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -62,6 +63,8 @@ def environment(num_ranks: int, on_cpu: bool) -> dict[str, str]:
     environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // num_ranks)))
     if on_cpu:
         environment.setdefault("DS_ACCELERATOR", "cpu")
+    if sys.stderr.isatty():  # the ranks' own stderr is a pipe, which has no width for a progress bar
+        environment.setdefault("COLUMNS", str(shutil.get_terminal_size().columns))
     return environment
 
 
