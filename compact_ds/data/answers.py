@@ -49,14 +49,14 @@ def final_answer(text: str) -> str | None:
     Of a calculation (`The answer is 40 + 50 = 90.`) it is what stands after the last equals sign; without an answer
     sentence a last `\\boxed{...}` counts as one.
     """
-    announced = [match.end() for match in CONCLUSION.finditer(text)] or [
-        match.start() for match in _BOXED.finditer(text)
-    ]
+    announced = list(CONCLUSION.finditer(text)) or list(_BOXED.finditer(text))
     if not announced:
         return None
-    tail = text[announced[-1] :].lstrip()
-    line = tail.split("\n", 1)[0]
-    sentence = (pieces(line) or [""])[0]
+    last = announced[-1]
+    words = last.group() if last.re is CONCLUSION else ""
+    line = text[last.start() + len(words) :].lstrip().split("\n", 1)[0]
+    # Cut together with what announces it: "7. He is glad" alone reads like item 7 of a list.
+    sentence = pieces(f"{words.rstrip()} {line}")[0][len(words.rstrip()) :]
     boxed = _BOXED.search(sentence)
     answer = boxed.group(1) if boxed else sentence.rpartition("=")[2]
     answer = answer.strip().strip("*_`\"'“”").rstrip(".!").strip().strip("*_`\"'“”$").strip()
@@ -67,8 +67,8 @@ def same_answer(found: str | None, gold: str) -> bool:
     """Whether `found` says the same as `gold`.
 
     A gold number is compared exactly, as a fraction, with the first number in `found` (`$1,000.00`, `1000 apples`,
-    `50%` for `50`, `1/2` for `0.5`); a gold letter with the choice that `found` names, in either case; any other gold as
-    text without case, punctuation, articles and extra white space.
+    `50%` for `50`, `1/2` for `0.5`); a gold letter with the choice that `found` names, in either case; any other gold
+    as text without case, punctuation, articles and extra white space.
     """
     if found is None:
         return False

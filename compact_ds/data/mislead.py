@@ -59,7 +59,7 @@ def mislead(example: Example, count: int, seed: int) -> Example:
 
 
 def wrong_calculations(question: str, answer: str, rng: random.Random) -> list[Calculation]:
-    """Other operations on the two numbers that give the gold answer, best first, each with a wrong result of its own."""
+    """Other operations on the two numbers that give the gold answer, best first, each with another wrong result."""
     pair = _pair(question, answer)
     if pair is None:
         return []

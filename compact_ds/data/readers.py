@@ -32,8 +32,9 @@ def read(source: str, data: DataConfig, seed: int, *, limit: int | None = None) 
     `source` is a JSONL file, a folder that `datasets` saved, a `datasets` path or hub id (with a configuration's name
     as `id:name`), or a built-in task: `task:NAME`, held-out part `task:NAME:eval`. `data.teachers` filters the
     rationales, then `data.mislead` adds to them. An example may come without rationales: a test file's, or one that no
-    kept teacher answered. The generator raises DataError where the source stops making sense, and ConfigError at its end when
-    `data.teachers` names one that the training questions do not have or `data.mislead` could serve none of them.
+    kept teacher answered. The generator raises DataError where the source stops making sense, and ConfigError at
+    its end when `data.teachers` names one that the training questions do not have or `data.mislead` could serve none of
+    them.
     """
     seen: set[str] = set()
     misled = rationales = 0

@@ -40,7 +40,7 @@ _OPEN_EQUATION = re.compile(r"(?:[=≈≠<>+\u00d7÷·/:]|\s[-*])\s*\Z")
 _MORE_EQUATION = re.compile(r"\s*[=≈≠+\u00d7÷·]")
 _LIST_ITEM = re.compile(r"\s*(?:[-*+•]\s|\(?\d{1,3}[.)]\s)")
 _LAST_WORD = re.compile(r"""([^\s("'\u201c\u2018,;:]+)\Z""")
-_NEXT_WORD = re.compile(r"""\s*["'\u201c\u2018(\[*_$#\\]*([\w']+)?""")
+_NEXT_WORD = re.compile(r"""\s*["'\u201c\u2018(\[*_$#]*([\w']+)?""")
 
 
 def pieces(text: str) -> list[str]:

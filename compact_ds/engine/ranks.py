@@ -1,0 +1,74 @@
+"""The group of processes that train together: start, end, and the few messages that are not DeepSpeed's own.
+
+Owns process groups and devices. Nothing else talks to other ranks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process's place among the others."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes files and shows progress."""
+        return self.rank == 0
+
+    def start_sum(self, vector: Tensor) -> Any:
+        """Begin to add up `vector` over ranks, in place; call `.wait()` on the result before reading."""
+        return dist.all_reduce(vector, async_op=True)
+
+    def gather(self, item: Any) -> list[Any]:
+        """The picklable items of all ranks, in rank order. For rare events, not for the step."""
+        items = [None] * self.world_size
+        dist.all_gather_object(items, item)
+        return items
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        dist.barrier()
+
+
+@contextmanager
+def ranks(timeout_seconds: int) -> Iterator[Ranks]:
+    """Join the processes that the launcher started, or be the only one when there was no launcher."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    if "RANK" not in os.environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+    import deepspeed.ops
+
+    # The CPU all-reduce op leaves 66 MiB in /dev/shm for every rank and job; gloo does the same work and leaves nothing.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed(backend, timeout=timedelta(seconds=timeout_seconds), verbose=False)
+    device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else torch.device("cpu")
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()

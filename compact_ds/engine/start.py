@@ -1,0 +1,124 @@
+"""The student inside DeepSpeed: from our config to its dict, and the few calls that the loop makes.
+
+Owns DeepSpeed's configuration and the scale of the loss. Checkpoints are `checkpoint`, whole parameters `shards`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compact_ds.config import Config, OptimizerConfig
+from compact_ds.engine.ranks import Ranks
+from compact_ds.errors import ConfigError
+
+_OURS = {
+    "train_batch_size": "data.batch_size",
+    "train_micro_batch_size_per_gpu": "tree.row_tokens and tree.rows",
+    "gradient_accumulation_steps": "tree.row_tokens and tree.rows",
+    "optimizer": "optimizer",
+    "scheduler": "optimizer.schedule",
+    "gradient_clipping": "optimizer.grad_clip",
+    "bf16": "engine.precision",
+    "fp16": "engine.precision",
+}
+
+
+class Engine:
+    """One student under ZeRO, stages 0 to 3, on CPU or GPU."""
+
+    def __init__(self, student: nn.Module, config: Config, ranks: Ranks) -> None:
+        import deepspeed
+
+        optimizer = torch.optim.AdamW(
+            _parameter_groups(student, config.optimizer.weight_decay),
+            lr=config.optimizer.lr, betas=config.optimizer.betas, eps=config.optimizer.eps,
+        )  # fmt: skip
+        if ranks.device.type == "cuda":
+            student.to(ranks.device)
+        self.settings = deepspeed_settings(config)
+        self.deepspeed, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=self.settings)
+        self._ranks = ranks
+
+    @property
+    def student(self) -> nn.Module:
+        """The wrapped module."""
+        module: nn.Module = self.deepspeed.module
+        return module
+
+    @property
+    def zero_stage(self) -> int:
+        """The ZeRO stage in use."""
+        return int(self.settings["zero_optimization"]["stage"])
+
+    def forward(self, batch: Any) -> Any:
+        """The student's forward pass. Forward and backward passes must alternate."""
+        return self.deepspeed(batch)
+
+    def backward(self, loss: Tensor, global_examples: int) -> None:
+        """Backward of a micro-batch's loss sum, so that the step's gradient is that of the global sum / global_examples.
+
+        DeepSpeed averages over ranks, hence the factor; it adds up micro-batches as they come.
+        """
+        self.deepspeed.backward(loss * (self._ranks.world_size / global_examples), scale_wrt_gas=False)
+
+    def step(self, lr: float) -> float:
+        """Clip, update, clear. Returns the global gradient norm before clipping; nan or inf mean that nothing moved."""
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = lr
+        self.deepspeed.step()
+        return float(self.deepspeed.get_global_grad_norm() or 0.0)
+
+
+def learning_rate(settings: OptimizerConfig, step: int, max_steps: int) -> float:
+    """The rate of optimizer step `step` (from 0): linear warm-up, then constant or a cosine down to `min_lr * lr`."""
+    if step < settings.warmup_steps:
+        return settings.lr * (step + 1) / settings.warmup_steps
+    if settings.schedule == "constant":
+        return settings.lr
+    progress = (step - settings.warmup_steps) / max(1, max_steps - settings.warmup_steps)
+    return settings.lr * (settings.min_lr + (1 - settings.min_lr) * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def deepspeed_settings(config: Config) -> dict[str, Any]:
+    """DeepSpeed's dict for a config, the user's JSON laid over it. Raises ConfigError for keys that we set."""
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.optimizer.grad_clip,
+        "steps_per_print": 10**9,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {"stage": config.engine.zero_stage},
+    }
+    if config.engine.precision == "bf16":
+        settings |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+    if config.engine.deepspeed is not None:
+        given = _read(config.engine.deepspeed)
+        settings["zero_optimization"] |= given.pop("zero_optimization", {})
+        settings |= given
+    return settings
+
+
+def _read(file: Any) -> dict[str, Any]:
+    try:
+        given = json.loads(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise ConfigError("engine.deepspeed", str(file), "a readable JSON file", "check the path") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file}:{error.lineno}", error.msg, "valid JSON", "mend the line") from None
+    for key, ours in _OURS.items():
+        if key in given:
+            raise ConfigError(f"{file}: {key}", given[key], f"no such key: {ours} says it", f"remove it and set {ours}")
+    return dict(given)
+
+
+def _parameter_groups(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    trained = [p for p in student.parameters() if p.requires_grad]
+    matrices, others = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,80 @@
+"""What a run writes while it trains: `metrics.jsonl`, TensorBoard and the progress bar.
+
+Owns the files' form. Values arrive on the host; nothing here reads a tensor. Only the first rank has one of these.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+METRICS = "metrics.jsonl"
+EVALUATIONS = "evaluations.jsonl"
+
+
+class RunLog:
+    """The first rank's record of a run; a resumed run goes on after `first_step` lines."""
+
+    def __init__(self, folder: Path, first_step: int, max_steps: int, name: str) -> None:
+        self._metrics = _continue(folder / METRICS, first_step)
+        self._evaluations = _continue(folder / EVALUATIONS, first_step, equal=True)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        self._bar = tqdm(total=max_steps, initial=first_step, desc=name, unit="step", dynamic_ncols=True)
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """One optimizer step: a line, a point on every curve, a tick of the bar."""
+        _append(self._metrics, row)
+        for key, value in row.items():
+            if isinstance(value, Mapping):
+                for teacher, of_teacher in value.items():
+                    self._board.add_scalar(f"{key}/{teacher}", of_teacher, row["step"])
+            elif key != "step":
+                self._board.add_scalar(f"train/{key}", value, row["step"])
+        weights = " ".join(f"{teacher}={share:.2f}" for teacher, share in row["weight"].items())
+        speed = row["tokens"] / row["step_seconds"]
+        self._bar.set_postfix_str(f"loss={row['loss']:.3f} {speed:,.0f} tokens/s {weights:.60}", refresh=False)
+        self._bar.update()
+
+    def evaluation(self, row: Mapping[str, Any]) -> None:
+        """One evaluation on held-out questions."""
+        _append(self._evaluations, row)
+        for key, value in row.items():
+            if key != "step" and value is not None:
+                self._board.add_scalar(f"evaluation/{key}", value, row["step"])
+        self.say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        self._bar.write(line)
+
+    def close(self) -> None:
+        """Flush and end."""
+        self._bar.close()
+        self._board.close()
+        self._metrics.close()
+        self._evaluations.close()
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _continue(file: Path, first_step: int, equal: bool = False) -> Any:
+    """Open for appending, without rows of steps that will be trained again."""
+    rows = read(file) if file.is_file() else []
+    kept = [row for row in rows if row["step"] < first_step or (equal and row["step"] == first_step)]
+    stream = file.open("w", encoding="utf-8")
+    for row in kept:
+        _append(stream, row)
+    return stream
+
+
+def _append(stream: Any, row: Mapping[str, Any]) -> None:
+    stream.write(json.dumps(row) + "\n")
+    stream.flush()

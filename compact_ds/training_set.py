@@ -1,0 +1,123 @@
+"""From a config to the micro-batches of every step, and to the held-out questions.
+
+Owns the road from source to batch: read, score consensus, cache, leave out, sample, choose rationales, plan, build. The
+parts are in `data`, `compatibility` and `tree`; this file puts them in order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from compact_ds.compatibility.consensus import consensus, reliability
+from compact_ds.config import Config
+from compact_ds.data.readers import held_out, read
+from compact_ds.data.records import Example
+from compact_ds.engine.ranks import Ranks
+from compact_ds.errors import DataError
+from compact_ds.methods import check, method
+from compact_ds.tree.batch import Batch, assemble
+from compact_ds.tree.build import Piece, plan_pieces
+from compact_ds.tree.cache import cache_key, ensure
+from compact_ds.tree.dataset import TreeDataset
+from compact_ds.tree.plan import MicroBatch, split_into_micro_batches, split_over_ranks
+from compact_ds.tree.sampler import draw_of, examples_of_step
+from compact_ds.tree.tokenise import Record, Tokeniser
+
+_DEFAULT_CACHE = Path.home() / ".cache" / "compact_ds"
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatches:
+    """This rank's micro-batches of a step, as many as every other rank has, and the records behind each."""
+
+    batches: list[Batch]
+    records: list[list[Record]]
+
+
+class TrainingSet:
+    """The examples that a method can learn from, by optimizer step."""
+
+    def __init__(self, config: Config, tokeniser: Tokeniser) -> None:
+        self._config = config
+        shaping = config.data.model_dump(mode="json", include={"split", "fields", "limit", "mislead", "teachers"})
+        self.key = cache_key(config.data.train, {**shaping, "seed": _data_seed(config)}, tokeniser)
+        file = (config.data.cache_dir or _DEFAULT_CACHE) / f"{self.key}.arrow"
+        ensure(file, self._read, tokeniser, self._consensus)
+        self._set = TreeDataset(file, config.tree)
+        self.teachers = self._set.teachers
+        self.method = method(config.method)
+        check(self.method, self.teachers, self._set.has_verdicts)
+        self._left_out = self._set.left_out()
+        self._set.refuse_if_too_many(self._left_out, config.data.max_left_out)
+        self._usable = [i for i in range(len(self._set)) if self._choose(self._set.record(i), i, step=0)]
+        if not self._usable:
+            remedy = "check data.train, data.limit and tree.row_tokens"
+            raise DataError(config.data.train, "no example that the method can learn from", "at least one", remedy)
+
+    def write_left_out(self, file: Path) -> None:
+        """One JSON object for every rationale that does not fit, none when all do."""
+        lines = [json.dumps(asdict(row)) + "\n" for row in self._left_out]
+        file.write_text("".join(lines), encoding="utf-8")
+
+    def step(self, step: int, ranks: Ranks) -> StepBatches:
+        """This rank's micro-batches of optimizer step `step`; all ranks get the same number of them."""
+        config = self._config
+        drawn = examples_of_step(len(self._usable), config.data.batch_size, config.seed, step)
+        indices = [self._usable[i] for i in drawn]
+        records = [self._set.record(i) for i in indices]
+        tree, probes = config.tree, config.tree.max_probes if self.method.needs_probes else 0
+        pieces = [
+            plan_pieces(record, self._choose(record, i, step), tree.layout, tree.row_tokens, probes)
+            for i, record in zip(indices, records, strict=True)
+        ]
+        shares = split_over_ranks([sum(p.num_tokens for p in own) for own in pieces], ranks.world_size)
+        plans = [split_into_micro_batches(pieces, share, tree.layout, tree.row_tokens, tree.rows) for share in shares]
+        mine = [self._assemble(plan, records, pieces) for plan in plans[ranks.rank]]
+        stand_in = (mine[0][0].as_stand_in(), mine[0][1])
+        missing = max(len(plan) for plan in plans) - len(mine)
+        batches, kept = zip(*mine, *itertools.repeat(stand_in, missing), strict=True)
+        return StepBatches(list(batches), list(kept))
+
+    def _choose(self, record: Record, index: int, step: int) -> list[int]:
+        """Which rationales of a record the tree holds at a step: those that fit and that the method selects."""
+        fitting = self._set.fits(index)
+        rationales = [record.rationales[r] for r in fitting]
+        verdicts = [None if r.verdict < 0 else bool(r.verdict) for r in rationales]
+        names = [self.teachers[r.teacher] for r in rationales]
+        return [fitting[i] for i in self.method.select(names, verdicts, draw_of(self._config.seed, step, index))]
+
+    def _assemble(
+        self, plan: MicroBatch, records: list[Record], pieces: list[list[Piece]]
+    ) -> tuple[Batch, list[Record]]:
+        place = {example: i for i, example in enumerate(plan.examples)}
+        rows = [[(place[example], piece) for example, piece in row] for row in plan.rows]
+        kept = [records[e] for e in plan.examples]
+        return assemble(kept, [pieces[e] for e in plan.examples], rows, self._config.tree.layout), kept
+
+    def _read(self) -> Iterator[Example]:
+        return read(self._config.data.train, self._config.data, _data_seed(self._config), limit=self._config.data.limit)
+
+    @cached_property
+    def _reliability(self) -> dict[str, float]:
+        return reliability(self._read())
+
+    def _consensus(self, example: Example) -> list[float]:
+        return consensus(example, self._reliability)
+
+
+def held_out_examples(config: Config) -> list[Example]:
+    """The held-out questions, at most `evaluation.limit`; none when the config names no source."""
+    source = held_out(config.data)
+    if source is None:
+        return []
+    return list(read(source, config.data, _data_seed(config), limit=config.evaluation.limit))
+
+
+def _data_seed(config: Config) -> int:
+    """Built-in tasks and misleading teachers are the same for every seed of a run, so that runs share the cache."""
+    return 0

@@ -1,0 +1,159 @@
+"""The tokenised examples on disk: one Arrow file per set of inputs, written once and memory-mapped by every rank.
+
+Owns the file and its key, which covers everything that shapes the ids: source, tokenizer, cue, settings and the code that
+cuts and scores. Training reads records by index; a million examples cost no memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock
+
+import compact_ds
+from compact_ds.data.answers import final_answer, same_answer
+from compact_ds.data.records import Example
+from compact_ds.errors import DataError
+from compact_ds.tree.tokenise import RationaleTokens, Record, Tokeniser, tokenise
+
+_ROWS = 1024
+_INTS = pa.list_(pa.int32())
+_SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "where": pa.string(),
+        "prompt_ids": _INTS,
+        "probe_ids": _INTS,
+        "answer_tokens": pa.int32(),
+        "teacher": _INTS,
+        "ids": _INTS,
+        "length": _INTS,
+        "step_ends": _INTS,
+        "num_steps": _INTS,
+        "verdict": _INTS,
+        "answer_right": _INTS,
+        "consensus": pa.list_(pa.float64()),
+    }
+)
+_SHAPING_CODE = ("data", "tree/tokenise.py", "tree/cache.py", "compatibility/consensus.py")
+
+
+def cache_key(source: str, settings: dict[str, Any], tokeniser: Tokeniser) -> str:
+    """Hash of a source's content, the settings that shape its examples, the tokenizer, the cue and our own code."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    digest.update(tokeniser.fingerprint.encode())
+    root = Path(compact_ds.__file__).parent
+    code = [f for part in _SHAPING_CODE for f in sorted((root / part).rglob("*.py")) or [root / part]]
+    files = [Path(source)] if Path(source).is_file() else sorted(f for f in Path(source).rglob("*") if f.is_file())
+    digest.update(source.encode())
+    for file in (*code, *files):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:24]
+
+
+def ensure(
+    file: Path, examples: Callable[[], Iterable[Example]], tokeniser: Tokeniser, consensus: Callable[[Example], list[float]]
+) -> None:
+    """Write the cache file unless it is there; of several processes one writes and the others wait. Raises DataError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        if file.exists():
+            return
+        unfinished = file.with_suffix(".unfinished")
+        _write(unfinished, examples(), tokeniser, consensus)
+        os.replace(unfinished, file)
+
+
+class RecordFile:
+    """The records of a cache file by index, read from the memory map."""
+
+    def __init__(self, file: Path) -> None:
+        self._reader = pa.ipc.open_file(pa.memory_map(str(file)))
+        facts = json.loads(self._reader.get_batch(self._reader.num_record_batches - 1).column("where")[0].as_py())
+        self.teachers: tuple[str, ...] = tuple(facts["teachers"])
+        self.num_examples: int = facts["num_examples"]
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+    def record(self, index: int) -> Record:
+        """Record number `index`."""
+        batch, row = self._reader.get_batch(index // _ROWS), index % _ROWS
+        ints = {name: _list(batch, name, row) for name in _SCHEMA.names[2:] if name != "answer_tokens"}
+        ids = np.split(ints["ids"], np.cumsum(ints["length"])[:-1])
+        ends = np.split(ints["step_ends"], np.cumsum(ints["num_steps"])[:-1])
+        labels = zip(ints["teacher"], ints["consensus"], ints["verdict"], ints["answer_right"], strict=True)
+        return Record(
+            batch.column("id")[row].as_py(),
+            batch.column("where")[row].as_py(),
+            ints["prompt_ids"],
+            ints["probe_ids"],
+            batch.column("answer_tokens")[row].as_py(),
+            tuple(
+                RationaleTokens(int(t), i, e, float(c), int(v), int(a))
+                for i, e, (t, c, v, a) in zip(ids, ends, labels, strict=True)
+            ),
+        )
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A whole column of the examples, still in the memory map."""
+        batches = [self._reader.get_batch(i).column(name) for i in range(self._reader.num_record_batches - 1)]
+        return pa.chunked_array(batches, type=_SCHEMA.field(name).type)
+
+
+def _write(
+    file: Path, examples: Iterable[Example], tokeniser: Tokeniser, consensus: Callable[[Example], list[float]]
+) -> None:
+    teachers: dict[str, int] = {}
+    num_examples = 0
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+        rows: list[dict[str, Any]] = []
+        for example in examples:
+            for rationale in example.rationales:
+                teachers.setdefault(rationale.teacher, len(teachers))
+            right = [same_answer(final_answer(r.text), example.answer) for r in example.rationales]
+            rows.append(_row(tokenise(example, tokeniser, teachers, consensus(example), right)))
+            num_examples += 1
+            if len(rows) == _ROWS:
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
+                rows = []
+        if num_examples == 0:
+            raise DataError(str(file), "no examples", "at least one example", "check data.train, data.limit and data.teachers")
+        if rows:
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
+        # Teachers are known only now: they travel in a last batch of one row.
+        facts = {"teachers": list(teachers), "num_examples": num_examples}
+        writer.write_batch(pa.RecordBatch.from_pylist([{"where": json.dumps(facts)}], schema=_SCHEMA))
+
+
+def _row(record: Record) -> dict[str, Any]:
+    rationales = record.rationales
+    return {
+        "id": record.id,
+        "where": record.where,
+        "prompt_ids": record.prompt_ids,
+        "probe_ids": record.probe_ids,
+        "answer_tokens": record.answer_tokens,
+        "teacher": [r.teacher for r in rationales],
+        "ids": np.concatenate([r.ids for r in rationales]) if rationales else [],
+        "length": [len(r.ids) for r in rationales],
+        "step_ends": np.concatenate([r.step_ends for r in rationales]) if rationales else [],
+        "num_steps": [len(r.step_ends) for r in rationales],
+        "verdict": [r.verdict for r in rationales],
+        "answer_right": [r.answer_right for r in rationales],
+        "consensus": [r.consensus for r in rationales],
+    }
+
+
+def _list(batch: pa.RecordBatch, name: str, row: int) -> Any:
+    column = batch.column(name)
+    start, stop = column.offsets[row].as_py(), column.offsets[row + 1].as_py()
+    return column.values[start:stop].to_numpy(zero_copy_only=True)
