@@ -47,7 +47,7 @@ class Runs:
             job.log.write_text("first\ncompact-ds: error: data.train: found [x]\n")
             return
         accuracy = ACCURACY.get(settings.method, (0.5, 0.5))[settings.seed % 2]
-        summary = {"steps": 3, "accuracy": accuracy, "answer_loss": 1.5, "weight_right": None, "train_seconds": 2.0}
+        summary = {"steps": 3, "accuracy": accuracy, "answer_loss": 1.5, "right_share": 0.75, "train_seconds": 2.0}
         (job.folder / "summary.json").write_text(json.dumps(summary))
 
 
@@ -183,8 +183,8 @@ def test_json_and_files_hold_every_run(tmp_path: Path, runs: Runs, capsys: pytes
     assert printed == json.loads((tmp_path / "compare.json").read_text())
     page = (tmp_path / "compare.md").read_text()
     # The spread is the sample standard deviation: 0.04 / sqrt(2) and 0.10 / sqrt(2).
-    assert "| compact | 2 | 0.970 ± 0.028 | 1.500 | - | 2 |" in page
-    assert "| uniform | 2 | 0.250 ± 0.071 | 1.500 | - | 2 |" in page
+    assert "| compact | 2 | 0.970 ± 0.028 | 1.500 | 0.750 | 2 |" in page
+    assert "| uniform | 2 | 0.250 ± 0.071 | 1.500 | 0.750 | 2 |" in page
     assert f"`compact-ds compare arithmetic --methods compact,uniform --seeds 2 --nprocs 1 run_dir={tmp_path}`" in page
 
 

@@ -19,7 +19,7 @@ COLUMNS = ("method", "seeds", "accuracy", "answer loss", "weight on right", "sec
 class Row:
     """One method over its seeds. `spread` is the sample standard deviation of the accuracy, 0 for a single seed.
 
-    `answer_loss` is in nats per token of the gold answer; `weight_right` the mean weight of rationales that are right.
+    `answer_loss` is in nats per token of the gold answer; `right_share` the share of weight on right rationales.
     A figure that the runs did not give is None.
     """
 
@@ -28,13 +28,13 @@ class Row:
     accuracy: float | None
     spread: float
     answer_loss: float | None
-    weight_right: float | None
+    right_share: float | None
     seconds: float | None
 
     def cells(self) -> tuple[str, ...]:
         """The row as texts, in the order of COLUMNS."""
         accuracy = _shown(self.accuracy, 3) + (f" ± {self.spread:.3f}" if self.num_seeds > 1 else "")
-        figures = (_shown(self.answer_loss, 3), _shown(self.weight_right, 3), _shown(self.seconds, 0))
+        figures = (_shown(self.answer_loss, 3), _shown(self.right_share, 3), _shown(self.seconds, 0))
         return (self.method, str(self.num_seeds), accuracy, *figures)
 
 
@@ -84,14 +84,14 @@ def markdown(table: Sequence[Row], sentences: Sequence[str], command: str) -> st
 def _row(method: str, results: Sequence[Mapping[str, Any]]) -> Row:
     accuracies = _numbers(results, "accuracy")
     spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
-    means = {key: _mean(_numbers(results, key)) for key in ("answer_loss", "weight_right", "train_seconds")}
+    means = {key: _mean(_numbers(results, key)) for key in ("answer_loss", "right_share", "train_seconds")}
     return Row(
         method=method,
         num_seeds=len(results),
         accuracy=_mean(accuracies),
         spread=spread,
         answer_loss=means["answer_loss"],
-        weight_right=means["weight_right"],
+        right_share=means["right_share"],
         seconds=means["train_seconds"],
     )
 
