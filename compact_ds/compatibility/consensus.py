@@ -109,8 +109,8 @@ def reliability(examples: Iterable[Example]) -> dict[str, float]:
     """Each teacher's probability of a right answer, estimated from agreement alone; 0.5 for one who meets no other.
 
     If teachers err independently and wrong answers seldom coincide, teachers s and t agree at the rate p_s p_t. The p
-    are fitted to the observed rates by least squares, weighted by the number of questions, one teacher at a time in
-    turn. Teachers who copy each other look better than they are.
+    are fitted to the observed rates by least squares, weighted by the number of questions: each teacher's to those of
+    the others, again and again. Teachers who copy each other look better than they are.
     """
     together: defaultdict[tuple[str, str], float] = defaultdict(float)
     agreed: defaultdict[tuple[str, str], float] = defaultdict(float)
@@ -126,17 +126,12 @@ def reliability(examples: Iterable[Example]) -> dict[str, float]:
             together[s, t] += 1
             agreed[s, t] += sum(share * shares[t][answer] for answer, share in shares[s].items())
     for _ in range(100):
-        for t in sorted(found):
-            pairs = [(pair, found[pair[0] if pair[1] == t else pair[1]]) for pair in together if t in pair]
-            if pairs:
-                fitted = sum(agreed[pair] * p for pair, p in pairs) / sum(together[pair] * p * p for pair, p in pairs)
-                # The geometric mean with the last value keeps two teachers alone from swinging.
-                found[t] = min(_FURTHEST, max(1 - _FURTHEST, math.sqrt(fitted * found[t])))
+        found = {t: _fitted(t, found, together, agreed) for t in found}
     return dict(sorted(found.items()))
 
 
 def explain(example: Example) -> str:
-    """The mainstream, which is the answer of most voices by the way of most teachers, and each rationale's C, as text."""
+    """The mainstream (the answer of most voices by the way of most teachers) and each rationale's C, as text."""
     built = graph(example)
     lines = [f"{example.id}: {len(_samples(example))} teachers"]
     answers = [name for name, kind in built.nodes(data="kind") if kind == "answer"]
@@ -149,6 +144,21 @@ def explain(example: Example) -> str:
     for rationale, value in zip(example.rationales, consensus(example), strict=True):
         lines.append(f"  C = {value:.2f}  {rationale.teacher}")
     return "\n".join(lines)
+
+
+def _fitted(
+    teacher: str,
+    found: Mapping[str, float],
+    together: Mapping[tuple[str, str], float],
+    agreed: Mapping[tuple[str, str], float],
+) -> float:
+    """A better reliability of one teacher, with those of the others as they were found so far."""
+    met = [(pair, found[pair[0] if pair[1] == teacher else pair[1]]) for pair in together if teacher in pair]
+    if not met:
+        return found[teacher]
+    fitted = sum(agreed[pair] * p for pair, p in met) / sum(together[pair] * p * p for pair, p in met)
+    # The geometric mean with the last value: two teachers alone would swing for ever.
+    return _bounded(math.sqrt(fitted * found[teacher]))
 
 
 def _support(built: nx.DiGraph[str], path: list[str], teacher: str, walked: float) -> float:
@@ -172,8 +182,12 @@ def _samples(example: Example) -> dict[str, int]:
 
 
 def _odds(probability: float) -> float:
-    bounded = min(_FURTHEST, max(1 - _FURTHEST, probability))
+    bounded = _bounded(probability)
     return bounded / (1 - bounded)
+
+
+def _bounded(probability: float) -> float:
+    return min(_FURTHEST, max(1 - _FURTHEST, probability))
 
 
 def _canonical_steps(rationale: Rationale, given: set[Fraction]) -> list[Fraction | frozenset[str]]:

@@ -1,0 +1,113 @@
+"""Methods: what each selects, which coefficients it keeps, and what it refuses."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from compact_ds.compatibility.running import RunningScales
+from compact_ds.compatibility.weights import weights
+from compact_ds.config import METHODS, CompatibilityConfig
+from compact_ds.errors import ConfigError
+from compact_ds.methods import check, method
+
+TEACHERS = ("ada", "ben", "ada", "cleo")
+VERDICTS = (False, True, None, True)
+CONFIG = CompatibilityConfig(alpha=0.5, beta=0.7, gamma=0.9, warmup=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("compact", [0, 1, 2, 3]),
+        ("uniform", [0, 1, 2, 3]),
+        ("consensus", [0, 1, 2, 3]),
+        ("single:ada", [0, 2]),
+        ("single:dan", []),
+        ("best_of", [1, 3]),
+    ],
+)
+def test_select(name: str, expected: list[int]) -> None:
+    assert method(name).select(TEACHERS, VERDICTS, np.random.default_rng(0)) == expected
+
+
+def test_best_of_selects_nothing_when_none_is_right() -> None:
+    assert method("best_of").select(("ada", "ben"), (False, None), np.random.default_rng(0)) == []
+
+
+def test_first_draws_each_rationale_as_often() -> None:
+    draw = np.random.default_rng(3)
+    drawn = [method("first").select(TEACHERS, VERDICTS, draw) for _ in range(4000)]
+    assert all(len(chosen) == 1 for chosen in drawn)
+    # Each count is binomial(4000, 1/4): 1000 with a standard deviation of 27; 5 of them are 137.
+    assert all(abs(count - 1000) < 137 for count in Counter(chosen[0] for chosen in drawn).values())
+    again = np.random.default_rng(3)
+    assert drawn[:20] == [method("first").select(TEACHERS, VERDICTS, again) for _ in range(20)]
+    assert method("first").select((), (), again) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("compact", (0.5, 0.7, 0.9)),
+        ("consensus", (0.5, 0, 0)),
+        ("adaptability", (0, 0.7, 0)),
+        ("difficulty", (0, 0, 0.9)),
+        ("uniform", (0, 0, 0)),
+        ("first", (0, 0, 0)),
+    ],
+)
+def test_settings(name: str, expected: tuple[float, float, float]) -> None:
+    settings = method(name).settings(CONFIG)
+    assert (settings.alpha, settings.beta, settings.gamma) == expected
+    assert settings.tau == CONFIG.tau and settings.warmup == CONFIG.warmup
+
+
+def test_needs_probes() -> None:
+    assert {name for name in METHODS if method(name).needs_probes} == {"compact", "adaptability"}
+
+
+def test_weigh() -> None:
+    scales = RunningScales(0.9)
+    scales.update(torch.ones(RunningScales.SIZE, dtype=torch.float64))
+    metrics_MR = torch.tensor([[0.1, 0.9, 0.4], [2.0, 0.0, 1.0], [0.0, 1.0, 3.0]])
+    batch = (metrics_MR, torch.tensor([0, 0, 0]), torch.tensor([0, 1, 1]), 1, scales)
+    for name in ("compact", "consensus", "adaptability", "difficulty"):
+        settings = method(name).settings(CONFIG)
+        expected_R = weights(*batch, settings, 0)
+        assert torch.equal(method(name).weigh(*batch, settings, 0), expected_R)
+        assert not torch.allclose(expected_R, torch.tensor([0.5, 0.25, 0.25]))
+    for name in ("uniform", "single:ada", "best_of", "first"):
+        found = method(name).weigh(*batch, method(name).settings(CONFIG), 0)
+        assert found.tolist() == [0.5, 0.25, 0.25]
+
+
+def test_one_metric_that_is_switched_off_is_refused() -> None:
+    config = CONFIG.model_copy(update={"beta": 0.0})
+    with pytest.raises(
+        ConfigError, match=r"compatibility\.beta: found 0; expected more than 0 for method adaptability"
+    ):
+        method("adaptability").settings(config)
+    assert method("compact").settings(config).beta == 0
+
+
+@pytest.mark.parametrize("name", ["compacr", "single:", "single", ""])
+def test_an_unknown_method_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="method: found"):
+        method(name)
+
+
+def test_check_names_the_nearest_teacher() -> None:
+    with pytest.raises(ConfigError, match=r"method: found single:cloe; .*did you mean 'cleo'\?"):
+        check(method("single:cloe"), TEACHERS, has_verdicts=True)
+    check(method("single:cleo"), TEACHERS, has_verdicts=False)
+
+
+def test_check_refuses_the_oracle_without_verdicts() -> None:
+    with pytest.raises(ConfigError, match=r"method: found best_of; .*is_correct"):
+        check(method("best_of"), TEACHERS, has_verdicts=False)
+    check(method("best_of"), TEACHERS, has_verdicts=True)
+    check(method("compact"), TEACHERS, has_verdicts=False)
