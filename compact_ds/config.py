@@ -221,7 +221,9 @@ class Config(Section):
             raise ConfigError("method", self.method, "a method", remedy)
         if (self.student.model == "scratch") != (self.student.scratch is not None):
             found = "scratch" if self.student.scratch else "no student.scratch"
-            raise ConfigError("student.scratch", found, "the shape exactly when student.model is scratch", "set both or neither")
+            raise ConfigError(
+                "student.scratch", found, "the shape exactly when student.model is scratch", "set both or neither"
+            )
         return self
 
 

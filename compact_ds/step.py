@@ -85,7 +85,9 @@ class Step:
         if not batch.counts:
             # Every module still runs and every collective happens: weights are zero, calls are not skipped.
             return weighted_loss(measured.token_loss_R, torch.zeros_like(weight_R)), weight_R, measured.token_loss_R
-        share = self.scales.contribution(metrics_MR, measured.token_loss_R.detach(), batch.example_R, batch.num_examples)
+        share = self.scales.contribution(
+            metrics_MR, measured.token_loss_R.detach(), batch.example_R, batch.num_examples
+        )
         labels, counts = (batch.teacher_R, batch.right_R), (batch.num_examples, batch.num_grad)
         agreement.add(metrics_MR, measured.token_loss_R, weight_R, labels, counts, share)
         return weighted_loss(measured.token_loss_R, weight_R), weight_R, measured.token_loss_R
@@ -95,16 +97,22 @@ class Step:
         unfit: list[str] = []
         for batch, records in zip(batches.batches, batches.records, strict=True):
             with torch.no_grad():
-                _, weight_R, loss_R = self._weigh(batch.to(self._ranks.device), step, Agreement(len(self._data.teachers), self._ranks.device))
+                _, weight_R, loss_R = self._weigh(
+                    batch.to(self._ranks.device), step, Agreement(len(self._data.teachers), self._ranks.device)
+                )
             bad_R = ~(torch.isfinite(weight_R) & torch.isfinite(loss_R))
             for i in bad_R.nonzero().flatten().tolist():
                 example, index = batch.places_R[i]
                 teacher = self._data.teachers[records[example].rationales[index].teacher]
-                unfit.append(f"{records[example].where} {teacher}: loss {float(loss_R[i])}, weight {float(weight_R[i])}")
+                unfit.append(
+                    f"{records[example].where} {teacher}: loss {float(loss_R[i])}, weight {float(weight_R[i])}"
+                )
         everyone = [line for part in self._ranks.gather(unfit) for line in part]
         where, _, found = everyone[0].partition(" ")
         remedy = "check the student's weights, lower optimizer.lr or remove the example"
-        raise DataError(where, f"{found} at step {step} ({len(everyone)} rationales)", "finite losses and weights", remedy)
+        raise DataError(
+            where, f"{found} at step {step} ({len(everyone)} rationales)", "finite losses and weights", remedy
+        )
 
 
 def _result(agreed: Agreed, norm: float) -> StepResult:

@@ -7,6 +7,7 @@ Owns the order of things in a run. One process, or one of many under the `deepsp
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -35,7 +36,9 @@ from compact_ds.tree.tokenise import Tokeniser
 def main(config: Config, resume: bool) -> int:
     """Train as the config says; 0 when done or stopped with a checkpoint. Raises UserError before the first step."""
     stop = _StopRequests()
-    check_run_dir(config.run_dir, resume)
+    if int(os.environ.get("RANK", "0")) == 0:
+        # The others may come here after the first rank has begun to write.
+        check_run_dir(config.run_dir, resume)
     tokeniser = Tokeniser(load_tokenizer(config.student), config.data.cue)
     data = TrainingSet(config, tokeniser)
     with ranks(config.engine.timeout_seconds) as group:
@@ -94,7 +97,9 @@ class _Run:
         if state["identity"] != self._identity():
             changed = [k for k, v in self._identity().items() if state["identity"].get(k) != v]
             was = {k: state["identity"].get(k) for k in changed}
-            raise ConfigError(", ".join(changed), self._identity()[changed[0]], f"as in the checkpoint: {was}", "use a new run_dir")
+            raise ConfigError(
+                ", ".join(changed), self._identity()[changed[0]], f"as in the checkpoint: {was}", "use a new run_dir"
+            )
         self.step = state["step"]
         self.stepper.scales.load_state_dict(state["scales"])
 
@@ -134,7 +139,9 @@ class _Run:
         examples = held_out_examples(self.config)
         if examples:
             mine = examples[self.group.rank :: self.group.world_size]
-            rows = evaluate(plain, self.tokeniser, mine, settings.batch_size, settings.max_new_tokens, self.group.is_first)
+            rows = evaluate(
+                plain, self.tokeniser, mine, settings.batch_size, settings.max_new_tokens, self.group.is_first
+            )
             everyone = [row for part in self.group.gather(rows) for row in part]
             if log is not None:
                 write_rows(sorted(everyone, key=lambda r: r["id"]), self.folder / "predictions.jsonl")

@@ -50,14 +50,14 @@ class Job:
         return (self.folder / "summary.json").is_file()
 
     def step(self) -> int:
-        """The last optimizer step in the run's metrics; 0 before the first."""
+        """Optimizer steps done, by the last whole line of the run's metrics, where steps count from 0."""
         file = self.folder / "metrics.jsonl"
         if not file.is_file():
             return 0
         with file.open("rb") as stream:
             stream.seek(max(0, file.stat().st_size - TAIL_BYTES))
             whole_lines = stream.read().split(b"\n")[:-1]
-        return int(json.loads(whole_lines[-1])["step"]) if whole_lines else 0
+        return int(json.loads(whole_lines[-1])["step"]) + 1 if whole_lines else 0
 
     def tail(self, num_lines: int = 15) -> str:
         """The last lines of what the run printed."""

@@ -91,7 +91,7 @@ def test_the_step_is_that_of_the_last_whole_line(tmp_path: Path) -> None:
     metrics = job.folder / "metrics.jsonl"
     metrics.write_text("")
     assert job.step() == 0
-    metrics.write_text("".join(f'{{"step": {step}, "pad": "{"x" * 500}"}}\n' for step in range(1, 400)) + '{"step": 40')
+    metrics.write_text("".join(f'{{"step": {step}, "pad": "{"x" * 500}"}}\n' for step in range(399)) + '{"step": 39')
     assert job.step() == 399
 
 
@@ -112,4 +112,4 @@ def test_a_watched_display_has_a_line_per_running_job(tmp_path: Path) -> None:
         [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True
     )
     assert "compact seed 0" in result.stdout
-    assert "4/9" in result.stdout
+    assert "5/9" in result.stdout

@@ -65,6 +65,6 @@ def test_it_trains_from_another_folder(python: Path, tmp_path: Path) -> None:
     _run(command, tmp_path, OMP_NUM_THREADS="1")
     run = tmp_path / "runs" / "arithmetic"
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3, 4, 5]
+    assert steps == [0, 1, 2, 3, 4]
     assert json.loads((run / "summary.json").read_text())["steps"] == 5
     assert (run / "final" / "config.json").is_file()

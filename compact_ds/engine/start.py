@@ -31,7 +31,8 @@ _OURS = {
 class Engine:
     """One student under ZeRO, stages 0 to 3, on CPU or GPU."""
 
-    def __init__(self, student: nn.Module, config: Config, ranks: Ranks) -> None:
+    def __init__(self, student: nn.Module, config: Config, ranks: Ranks, universal: bool = False) -> None:
+        """Partition the student. `universal`: the checkpoint to load was written by another number of ranks."""
         import deepspeed
 
         optimizer = torch.optim.AdamW(
@@ -41,6 +42,8 @@ class Engine:
         if ranks.device.type == "cuda":
             student.to(ranks.device)
         self.settings = deepspeed_settings(config)
+        if universal:
+            self.settings["checkpoint"] = {"load_universal": True}
         self.deepspeed, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=self.settings)
         self._ranks = ranks
 

@@ -24,9 +24,7 @@ from compact_ds.student.load import from_pretrained, load_tokenizer
 from compact_ds.tree.tokenise import Tokeniser
 
 
-def evaluate_folder(
-    model: str, data: str, limit: int | None, batch_size: int, max_new_tokens: int
-) -> dict[str, Any]:
+def evaluate_folder(model: str, data: str, limit: int | None, batch_size: int, max_new_tokens: int) -> dict[str, Any]:
     """Accuracy, gold-answer loss and number of questions of a Hugging Face folder on a source of questions."""
     from transformers import AutoModelForCausalLM
 
@@ -63,7 +61,9 @@ def evaluate(
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Accuracy, mean gold-answer loss (nats per answer token, after question and cue) and n. Raises DataError when empty."""
     if not rows:
-        raise DataError("data.eval", "no questions", "at least one held-out question", "check the file and evaluation.limit")
+        raise DataError(
+            "data.eval", "no questions", "at least one held-out question", "check the file and evaluation.limit"
+        )
     return {
         "accuracy": sum(row["right"] for row in rows) / len(rows),
         "answer_loss": sum(row["answer_loss"] for row in rows) / len(rows),
@@ -99,7 +99,9 @@ def answer_losses(lm: Any, tokeniser: Tokeniser, examples: Sequence[Example]) ->
     logits = lm(
         input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), position_ids=positions.to(lm.device), logits_to_keep=keep
     ).logits.float()  # fmt: skip
-    loss = functional.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1 - keep :].to(lm.device), reduction="none").cpu()
+    loss = functional.cross_entropy(
+        logits[:, :-1].transpose(1, 2), ids[:, 1 - keep :].to(lm.device), reduction="none"
+    ).cpu()
     return [float(row[-length:].mean()) for row, length in zip(loss, lengths, strict=True)]
 
 

@@ -73,7 +73,9 @@ def _attend(
 ) -> tuple[Tensor, None]:
     tree_pass: TreePass = module.tree_pass  # type: ignore[assignment]
     if s_aux is not None or (dropout and module.training):
-        raise ConfigError("student.model", type(module).__name__, "attention without sinks or dropout", "set tree.layout=rows")
+        raise ConfigError(
+            "student.model", type(module).__name__, "attention without sinks or dropout", "set tree.layout=rows"
+        )
     assert tree_pass.mask_B1LL is not None and tree_pass.positions_BL is not None
     mask = tree_pass.mask_B1LL
     if sliding_window is not None:

@@ -6,6 +6,7 @@ of ours in it, adapters merged.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ from compact_ds.student.load import with_adapters
 
 def plain_model(lm_config: Any, state: dict[str, Tensor], student: StudentConfig) -> Any:
     """A transformers model with the given parameters (names as in the student's LM), adapters merged into the base."""
+    # A config holds the attention implementation: two models on one config would share it.
+    lm_config = deepcopy(lm_config)
     with init_empty_weights(include_buffers=False):
-        lm = AutoModelForCausalLM.from_config(lm_config, dtype=next(iter(state.values())).dtype, attn_implementation="sdpa")
+        lm = AutoModelForCausalLM.from_config(
+            lm_config, dtype=next(iter(state.values())).dtype, attn_implementation="sdpa"
+        )
         if student.lora is not None:
             lm = with_adapters(lm, student)
     missing, unexpected = lm.load_state_dict(state, strict=False, assign=True)

@@ -37,7 +37,9 @@ def install(model: Any) -> ScoringHead:
     """Turn the model's output embedding into a ScoringHead in place. Raises ConfigError when it is no plain linear layer."""
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
-        raise ConfigError("student.model", type(head).__name__, "a model whose head is nn.Linear", "use another student")
+        raise ConfigError(
+            "student.model", type(head).__name__, "a model whose head is nn.Linear", "use another student"
+        )
     config = model.config.get_text_config()
     head.__class__ = ScoringHead
     scoring: ScoringHead = head  # type: ignore[assignment]

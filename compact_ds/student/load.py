@@ -27,7 +27,9 @@ def load_tokenizer(student: StudentConfig) -> Any:
     if source.startswith("task:"):
         return _word_tokenizer(source.removeprefix("task:"))
     if source == "scratch":
-        raise ConfigError("student.tokenizer", None, "a tokenizer for a student from scratch", "for example task:arithmetic")
+        raise ConfigError(
+            "student.tokenizer", None, "a tokenizer for a student from scratch", "for example task:arithmetic"
+        )
     where, arguments = _locate(source)
     key = "student.tokenizer" if student.tokenizer else "student.model"
     tokenizer = from_pretrained(AutoTokenizer, where, key, trust_remote_code=student.trust_remote_code, **arguments)
@@ -69,7 +71,9 @@ def with_adapters(lm: Any, student: StudentConfig) -> Any:
     try:
         return get_peft_model(lm, settings)
     except ValueError as error:
-        raise ConfigError("student.lora.target_modules", lora.target_modules, "modules of this student", str(error)) from None
+        raise ConfigError(
+            "student.lora.target_modules", lora.target_modules, "modules of this student", str(error)
+        ) from None
 
 
 def _locate(source: str) -> tuple[str, dict[str, str]]:

@@ -23,7 +23,9 @@ from compact_ds.tree.batch import Batch
 class Student(nn.Module):
     """A causal LM (with adapters or without) fitted with tree attention, prefix training and a scoring head."""
 
-    def __init__(self, lm: Any, layout: Literal["tree", "rows"], probes: Literal["beside", "inside"] = "beside") -> None:
+    def __init__(
+        self, lm: Any, layout: Literal["tree", "rows"], probes: Literal["beside", "inside"] = "beside"
+    ) -> None:
         super().__init__()
         self.lm = lm
         self._beside = layout == "tree" and probes == "beside"

@@ -146,7 +146,9 @@ def _build_probe_row(record: Record, rationale: int, step: int) -> TokenTree:
 
 def _build_tree(record: Record, piece: Piece) -> TokenTree:
     num_prompt, num_probe = len(record.prompt_ids), len(record.probe_ids)
-    trunk = _Tokens(record.prompt_ids, np.arange(num_prompt), np.arange(num_prompt), np.full(num_prompt, piece.num_tokens))
+    trunk = _Tokens(
+        record.prompt_ids, np.arange(num_prompt), np.arange(num_prompt), np.full(num_prompt, piece.num_tokens)
+    )
     leaves, rows, targets, segments = _Tokens(), [], [], []
     base = num_prompt
     if (ROOT, 0) in piece.probes:

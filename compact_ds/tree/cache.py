@@ -60,7 +60,10 @@ def cache_key(source: str, settings: dict[str, Any], tokeniser: Tokeniser) -> st
 
 
 def ensure(
-    file: Path, examples: Callable[[], Iterable[Example]], tokeniser: Tokeniser, consensus: Callable[[Example], list[float]]
+    file: Path,
+    examples: Callable[[], Iterable[Example]],
+    tokeniser: Tokeniser,
+    consensus: Callable[[Example], list[float]],
 ) -> None:
     """Write the cache file unless it is there; of several processes one writes and the others wait. Raises DataError."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +129,9 @@ def _write(
                 writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
                 rows = []
         if num_examples == 0:
-            raise DataError(str(file), "no examples", "at least one example", "check data.train, data.limit and data.teachers")
+            raise DataError(
+                str(file), "no examples", "at least one example", "check data.train, data.limit and data.teachers"
+            )
         if rows:
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
         # Teachers are known only now: they travel in a last batch of one row.

@@ -72,7 +72,9 @@ class Tokeniser:
     def prompt(self, question: str) -> Ints:
         """Ids of the question; the template brings its own special tokens, plain text gets the tokenizer's."""
         plain = self.tokenizer.chat_template is None
-        return _ints(self.tokenizer(self.prompt_text(question), add_special_tokens=False)["input_ids"], self._bos(plain))
+        return _ints(
+            self.tokenizer(self.prompt_text(question), add_special_tokens=False)["input_ids"], self._bos(plain)
+        )
 
     def rationale(self, rationale: Rationale) -> tuple[Ints, Ints]:
         """Ids of the whole text, tokenised in one go as plain fine-tuning does, and the count at the end of each step."""
@@ -91,7 +93,9 @@ class Tokeniser:
         encoded = self.tokenizer(self.cue + answer, add_special_tokens=False, return_offsets_mapping=True)
         of_answer = [end > len(self.cue) for _, end in encoded["offset_mapping"]]
         if not any(of_answer) or of_answer[0]:
-            raise DataError(where, self.cue + answer, "a cue and an answer that have tokens", "change data.cue or the answer")
+            raise DataError(
+                where, self.cue + answer, "a cue and an answer that have tokens", "change data.cue or the answer"
+            )
         return _ints(encoded["input_ids"]), len(of_answer) - of_answer.index(True)
 
     def _bos(self, plain: bool) -> list[int]:

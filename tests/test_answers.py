@@ -1,0 +1,141 @@
+"""Answers: found in the last answer sentence, compared as numbers, choices or text."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compact_ds.data.answers import final_answer, same_answer
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("3 + 4 = 7\nThe answer is 7", "7"),
+        ("The answer is 7.", "7"),
+        ("So the answer is: 7.", "7"),
+        ("The answer is $1,234.50.", "1,234.50"),
+        ("#### 7", "7"),
+        ("####7\n", "7"),
+        ("Answer: 7 apples.", "7 apples"),
+        ("**Final Answer:** **7**", "7"),
+        ("The answer is \\boxed{7}.", "7"),
+        ("3 + 4 = \\boxed{7}", "7"),
+        ("The answer is 40 + 50 = 90.", "90"),
+        ("The answer is 2. No, the answer is 3.", "3"),
+        ("The answer is 7. He is happy about it.", "7"),
+        ("The answer is 7\n\nQuestion: another one", "7"),
+        ("The answer is (C) a case.", "(C) a case"),
+        ("The correct choice is C", "C"),
+        ("Therefore the answer must be B, given the choices.", "B, given the choices"),
+        ("The answer is -7", "-7"),
+        ("The answer is not here", None),
+        ("The answer is", None),
+        ("It is 7.", None),
+        ("", None),
+    ],
+)
+def test_final_answer(text: str, answer: str | None) -> None:
+    assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("found", "gold"),
+    [
+        ("7", "7"),
+        ("7.0", "7"),
+        ("7.00", "$7"),
+        ("$1,000", "1000"),
+        ("1000", "1,000"),
+        ("50%", "50"),
+        ("-7", "-7"),
+        ("\u22127", "-7"),
+        ("$-7", "-7"),
+        ("-$7", "-7"),
+        ("7 apples", "7"),
+        ("about 7 apples", "7"),
+        ("x = 7", "7"),
+        ("1/2", "0.5"),
+        ("0.5", "1/2"),
+        ("1 1/2 hours", "1.5"),
+        (".5", "0.5"),
+        ("1e3", "1000"),
+        ("100000000000000000001", "100,000,000,000,000,000,001"),
+        ("c", "C"),
+        ("(C)", "C"),
+        ("C) a case", "C"),
+        ("(c) case", "C"),
+        ("option C", "C"),
+        ("C because it holds", "C"),
+        ("The Blue whale", "blue whale."),
+        ("yes", "Yes"),
+    ],
+)
+def test_same(found: str, gold: str) -> None:
+    assert same_answer(found, gold)
+
+
+@pytest.mark.parametrize(
+    ("found", "gold"),
+    [
+        (None, "7"),
+        ("", "7"),
+        ("8", "7"),
+        ("7.1", "7"),
+        ("70", "7"),
+        ("-7", "7"),
+        ("7 + 2", "7"),
+        ("1/7", "1"),
+        ("1/0", "1"),
+        ("0.3333333333333333", "1/3"),
+        ("100000000000000000001", "100000000000000000000"),
+        ("seven", "7"),
+        ("D", "C"),
+        ("a case", "A"),
+        ("A bank", "A"),
+        ("cat", "C"),
+        ("I think so", "I"),
+        ("no", "Yes"),
+        ("whale", "blue whale"),
+    ],
+)
+def test_different(found: str | None, gold: str) -> None:
+    assert not same_answer(found, gold)
+
+
+@given(st.integers(-(10**20), 10**20), st.integers(0, 6))
+def test_every_spelling_of_a_decimal_is_the_same_number(digits: int, places: int) -> None:
+    value = Fraction(digits, 10**places)
+    whole, part = divmod(abs(digits), 10**places)
+    sign = "-" if digits < 0 else ""
+    tail = f".{part:0{places}d}" if places else ""
+    for spelling in (f"{sign}{whole}{tail}", f"{sign}${whole:,}{tail}", f"{sign}{whole:,}{tail} dollars"):
+        assert same_answer(spelling, f"{sign}{whole}{tail}0" if places else f"{sign}{whole}")
+        assert same_answer(spelling, f"{value.numerator}/{value.denominator}")
+        assert not same_answer(spelling, str(whole + 1))
+
+
+@given(st.text(max_size=60))
+def test_any_text_can_be_judged(text: str) -> None:
+    answer = final_answer(f"{text}\nThe answer is {text}")
+    assert answer is None or answer.strip() == answer != ""
+    assert same_answer(text, "7") in (True, False)
+    assert same_answer("7", text) in (True, False)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the development data is not beside this checkout")
+def test_verdicts_of_the_source_are_reproduced() -> None:
+    verdicts = 0
+    for line in (DATA / "gsm8k_gpt3" / "train.jsonl").open(encoding="utf-8"):
+        example = json.loads(line)
+        for rationale in example["rationales"]:
+            assert same_answer(final_answer(rationale["text"]), example["answer"]) == rationale["is_correct"]
+            verdicts += 1
+    assert verdicts == 3600
