@@ -242,7 +242,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
     if not isinstance(raw, dict):
         raise ConfigError(str(file), type(raw).__name__, "a mapping of config keys", f"see {SHIPPED}/arithmetic.yaml")
     for override in overrides or []:
-        _override(raw, override)
+        override_key(raw, override)
     return resolve(raw, str(file))
 
 
@@ -282,7 +282,8 @@ def save(config: Config, file: Path) -> None:
     file.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
+def override_key(raw: dict[str, Any], override: str) -> None:
+    """Set one `key=value` in plain data, making sections on the way. Raises ConfigError."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError("command line", override, "key=value", "write for example optimizer.lr=1e-3")

@@ -58,7 +58,7 @@ class Step:
             agreement.request_stop()
         batches = self._data.step(step, self._ranks)
         for i, batch in enumerate(batches.batches):
-            loss, weight_R, token_loss_R = self._weigh(batch.to(self._ranks.device), step, agreement)
+            loss, _, _ = self._weigh(batch.to(self._ranks.device), step, agreement)
             if i == len(batches.batches) - 1:
                 pending = self._ranks.start_sum(agreement.vector)
             self._engine.backward(loss, self._config.data.batch_size)
@@ -75,7 +75,8 @@ class Step:
 
     def _weigh(self, batch: Batch, step: int, agreement: Agreement) -> tuple[Tensor, Tensor, Tensor]:
         """Forward pass, metrics and weights of a micro-batch; its weighted loss sum."""
-        measured = measure(*self._engine.forward(batch), batch)
+        lse_N, z_N1 = self._engine.forward(batch)
+        measured = measure(lse_N, z_N1, batch)
         gold = None
         if measured.gold_P is not None and measured.gold0_R is not None:
             gold = (measured.gold_P, batch.rationale_P, measured.gold0_R)

@@ -83,6 +83,20 @@ class TrainingSet:
         batches, kept = zip(*mine, *itertools.repeat(stand_in, missing), strict=True)
         return StepBatches(list(batches), list(kept))
 
+    def all_batches(self) -> Iterator[tuple[Batch, list[Record]]]:
+        """Every usable example once, in file order, with probes, as micro-batches with their records."""
+        tree = self._config.tree
+        for start in range(0, len(self._usable), self._config.data.batch_size):
+            indices = self._usable[start : start + self._config.data.batch_size]
+            records = [self._set.record(i) for i in indices]
+            pieces = [
+                plan_pieces(record, self._choose(record, i, 0), tree.layout, tree.row_tokens, tree.max_probes)
+                for i, record in zip(indices, records, strict=True)
+            ]
+            order = list(range(len(indices)))
+            for plan in split_into_micro_batches(pieces, order, tree.layout, tree.row_tokens, tree.rows):
+                yield self._assemble(plan, records, pieces)
+
     def _choose(self, record: Record, index: int, step: int) -> list[int]:
         """Which rationales of a record the tree holds at a step: those that fit and that the method selects."""
         fitting = self._set.fits(index)

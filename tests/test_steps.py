@@ -148,7 +148,7 @@ def test_no_step_holds_an_answer_sentence_on_a_line_of_its_own(text: str, senten
     before = text.rstrip() + " end."
     steps, answer_sentence = cut(before + gap + sentence)
     assert answer_sentence.endswith(gap + sentence)
-    assert sentence not in "".join(steps) or sentence in before
+    assert before.startswith("".join(steps))
 
 
 def test_known_steps_are_located_and_gaps_go_with_the_later_one() -> None:
@@ -178,8 +178,8 @@ def test_real_rationales(file: str) -> None:
             text = rationale["text"]
             steps, answer_sentence = cut(text)
             assert "".join(steps) + answer_sentence == text
-            last_line = text.rsplit("The answer is", 1)[-1]
-            assert final_answer(text) == final_answer(answer_sentence) or "." in last_line or not answer_sentence
+            if answer_sentence:
+                assert final_answer(answer_sentence) == final_answer(text)
             texts += 1
             lost += not answer_sentence
     # Measured: 11 of 3,600 in gsm8k_gpt3 (texts that never end), 12 of 21,030 in gsm8k, fewer elsewhere.

@@ -65,9 +65,11 @@ def wrong_calculations(question: str, answer: str, rng: random.Random) -> list[C
         return []
     kept: dict[str, Calculation] = {}
     for calculation in _calculations(*pair):
-        if not same_answer(_text(calculation.result), answer):
+        text = _text(calculation.result)
+        vanishes = calculation.result and text in ("0", "-0")
+        if not vanishes and not same_answer(text, answer):
             # Two orders of one operation, or two operations on 2 and 2, can have one result.
-            kept.setdefault(_text(calculation.result), calculation)
+            kept.setdefault(text, calculation)
     shuffled = rng.sample(list(kept.values()), len(kept))
     return sorted(shuffled, key=lambda calculation: _oddness(calculation.result))
 
@@ -108,8 +110,7 @@ def _text(value: Fraction) -> str:
     """The number as a teacher writes it: whole, or with at most two decimals."""
     if value.denominator == 1:
         return str(value.numerator)
-    rounded = f"{float(value):.2f}".rstrip("0").rstrip(".")
-    return "0.01" if rounded in ("0", "-0") else rounded
+    return f"{float(value):.2f}".rstrip("0").rstrip(".")
 
 
 def _rationale(teacher: str, calculation: Calculation, example: Example, seed: int) -> Rationale:

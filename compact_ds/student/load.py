@@ -67,7 +67,12 @@ def with_adapters(lm: Any, student: StudentConfig) -> Any:
     """The LM wrapped by peft, base frozen."""
     assert student.lora is not None
     lora = student.lora
-    settings = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type="CAUSAL_LM")  # type: ignore[arg-type]
+    settings = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
     try:
         return get_peft_model(lm, settings)
     except ValueError as error:
@@ -106,5 +111,5 @@ def _word_tokenizer(task: str) -> PreTrainedTokenizerFast:
     special = ["<pad>", "<eos>", "<unk>"]
     words = {word: i for i, word in enumerate([*special, *vocabulary(task)])}
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")

@@ -86,7 +86,9 @@ def plan_pieces(
         lone = [_piece(record, (r,), ()) for r in chosen]
         every = [*roots, *(probe for r in chosen for probe in probes[r])]
         return lone + [_probe_row(record, probe) for probe in every]
-    pieces, open_rationales, open_probes = [], [], list(roots)
+    pieces: list[Piece] = []
+    open_rationales: list[int] = []
+    open_probes = list(roots)
     for r in chosen:
         grown = _piece(record, (*open_rationales, r), (*open_probes, *probes[r]))
         if open_rationales and grown.num_tokens > row_tokens:
@@ -174,19 +176,21 @@ def _build_tree(record: Record, piece: Piece) -> TokenTree:
         rows.append(np.arange(last - record.answer_tokens, last))
         targets.append(record.probe_ids[-record.answer_tokens :])
         segments.append(Segment(r, step, record.answer_tokens))
-    columns = [np.concatenate(pair).astype(np.int32) for pair in zip(trunk.columns(), leaves.columns(), strict=True)]
+    ids_T, positions_T, order_T, end_T = [
+        np.concatenate(pair).astype(np.int32) for pair in zip(trunk.columns(), leaves.columns(), strict=True)
+    ]
     row_N, target_N = np.concatenate(rows).astype(np.int32), np.concatenate(targets).astype(np.int32)
-    return TokenTree(*columns, piece.num_trunk, row_N, target_N, num_grad, tuple(segments))
+    return TokenTree(ids_T, positions_T, order_T, end_T, piece.num_trunk, row_N, target_N, num_grad, tuple(segments))
 
 
 class _Tokens:
     """Growing columns of ids, positions, order and end."""
 
-    def __init__(self, *first: Ints) -> None:
+    def __init__(self, *first: np.ndarray) -> None:
         self._parts = [first] if first else []
         self.size = len(first[0]) if first else 0
 
-    def add(self, *columns: Ints) -> None:
+    def add(self, *columns: np.ndarray) -> None:
         self._parts.append(columns)
         self.size += len(columns[0])
 
@@ -194,6 +198,6 @@ class _Tokens:
         inner = np.arange(len(ids), dtype=np.int32)
         self.add(ids, position + inner, order + inner, np.full(len(ids), order + len(ids)))
 
-    def columns(self) -> list[Ints]:
+    def columns(self) -> list[np.ndarray]:
         empty = np.zeros(0, dtype=np.int32)
         return [np.concatenate(column) for column in zip(*self._parts, strict=True)] if self._parts else [empty] * 4

@@ -55,7 +55,8 @@ def cache_key(source: str, settings: dict[str, Any], tokeniser: Tokeniser) -> st
     digest.update(source.encode())
     for file in (*code, *files):
         with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+            while block := stream.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()[:24]
 
 

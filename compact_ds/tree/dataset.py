@@ -93,11 +93,11 @@ class TreeDataset:
         probe = _list_lengths(self._records, "probe_ids")[of_example]
         num_steps = self._records.column("num_steps").combine_chunks().flatten().to_numpy()
         if tree.layout == "tree":
-            return prompt + length + (1 + np.minimum(num_steps, tree.max_probes)) * probe
+            return np.asarray(prompt + length + (1 + np.minimum(num_steps, tree.max_probes)) * probe)
         ends = self._records.column("step_ends").combine_chunks().flatten().to_numpy()
         last = np.cumsum(num_steps) - 1
         prefix = np.where(num_steps > 0, ends[last] if len(ends) else 0, 0)
-        return prompt + np.maximum(length, prefix + probe)
+        return np.asarray(prompt + np.maximum(length, prefix + probe))
 
 
 def _list_lengths(records: RecordFile, name: str) -> np.ndarray:

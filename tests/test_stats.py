@@ -1,0 +1,99 @@
+"""Figures of a data set against a hand count."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rich.console import Console
+
+from compact_ds.data.records import Example, Rationale
+from compact_ds.data.stats import stats, table
+
+EXAMPLES = [
+    Example(
+        "q1",
+        "?",
+        "7",
+        (
+            Rationale("ann", ("a b c.", " d e."), " The answer is 7"),
+            Rationale("bob", ("a.",), " The answer is 7.0"),
+            Rationale("cid", ("a.",), " The answer is 8"),
+        ),
+        "f:1",
+    ),
+    Example("q2", "?", "5", (Rationale("ann", ("a.",), ""), Rationale("bob", ("a.",), " The answer is 5")), "f:2"),
+    Example("q3", "?", "5", (Rationale("ann", ("a.",), " #### 4"), Rationale("ann", ("a b.",), " #### 5")), "f:3"),
+    Example("q4", "?", "5", (), "f:4"),
+]
+
+
+def test_figures_by_hand() -> None:
+    figures = stats(EXAMPLES)
+    assert figures == {
+        "questions": 4,
+        "rationales": 7,
+        "questions_without_rationale": 1,
+        "teachers": {
+            "ann": {
+                "rationales": 4,
+                "covered": 3 / 4,
+                "mean_words": (9 + 1 + 3 + 4) / 4,
+                "p95_words": 9,
+                "mean_steps": 5 / 4,
+                "right": 2 / 4,
+                "no_answer": 1,
+                # With bob and cid on q1 once of two, with bob on q2 not: no answer agrees with nothing.
+                "agreement": pytest.approx(1 / 3),
+            },
+            "bob": {
+                "rationales": 2,
+                "covered": 2 / 4,
+                "mean_words": 5.0,
+                "p95_words": 5,
+                "mean_steps": 1.0,
+                "right": 1.0,
+                "no_answer": 0,
+                "agreement": pytest.approx(1 / 3),
+            },
+            "cid": {
+                "rationales": 1,
+                "covered": 1 / 4,
+                "mean_words": 5.0,
+                "p95_words": 5,
+                "mean_steps": 1.0,
+                "right": 0.0,
+                "no_answer": 0,
+                "agreement": 0.0,
+            },
+        },
+    }
+    assert json.loads(json.dumps(figures)) == figures
+
+
+def test_a_teacher_alone_has_no_agreement() -> None:
+    alone = [Example("q", "?", "5", (Rationale("ann", ("a.",), " #### 5"),), "f:1")]
+    assert json.dumps(stats(alone)["teachers"]).count('"agreement": null') == 1
+    assert next(iter(table(stats(alone)).columns[-1].cells)) == "-"
+
+
+def test_the_95th_percentile_is_the_nearest_rank() -> None:
+    many = [Example(str(n), "?", "5", (Rationale("ann", ("a " * n,), ""),), "f") for n in range(1, 101)]
+    figures = stats(many)["teachers"]
+    assert isinstance(figures, dict)
+    assert figures["ann"]["p95_words"] == 95
+
+
+def test_the_table_shows_a_teacher_a_row() -> None:
+    console = Console(width=120, record=True, quiet=True)
+    shown = table(stats(EXAMPLES))
+    console.print(shown)
+    assert shown.row_count == 3
+    assert "4 questions (1 without a rationale), 7 rationales" in str(shown.caption)
+    assert [list(column.cells)[1] for column in shown.columns][:4] == ["bob", "2", "0.500", "5.0"]
+
+
+def test_no_examples_give_an_empty_table() -> None:
+    figures = stats([])
+    assert figures == {"questions": 0, "rationales": 0, "questions_without_rationale": 0, "teachers": {}}
+    assert table(figures).row_count == 0
