@@ -88,10 +88,9 @@ def consensus(example: Example, reliability: Mapping[str, float] | None = None) 
     built = graph(example)
     paths: list[list[str]] = built.graph["paths"]
     teachers = sorted(_samples(example))
-    if reliability is None:
-        voice = dict.fromkeys(teachers, 1.0)
-    else:
-        voice = {t: _odds(reliability.get(t, 0.5)) for t in teachers}
+    voice = (
+        dict.fromkeys(teachers, 1.0) if reliability is None else {t: _odds(reliability.get(t, 0.5)) for t in teachers}
+    )
     walked: defaultdict[str, float] = defaultdict(float)
     for _, _, voices in built.edges(data="voices"):
         for teacher, share in voices.items():
