@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 import random
 import re
 from fractions import Fraction
@@ -25,7 +24,7 @@ OPERATIONS = {"+": "+", "-": "-", "*": "*", "x": "*", "\u00d7": "*", "/": "/", "
 
 
 def calculate(left: Fraction, sign: str, right: Fraction) -> Fraction:
-    return {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}[sign](left, right)
+    return {"+": left + right, "-": left - right, "*": left * right, "/": left / (right or Fraction(1))}[sign]
 
 
 def example(question: str = QUESTION, answer: str = "3", name: str = "q1") -> Example:
