@@ -58,7 +58,14 @@ def test_the_seed_decides_everything() -> None:
 
 @pytest.mark.parametrize(
     ("question", "answer"),
-    [("How many pens?", "3"), ("He has 12 pens. How many?", "12"), (QUESTION, "5"), (QUESTION, "C"), ("2 2", "0.5")],
+    [
+        ("How many pens?", "3"),
+        ("He has 12 pens. How many?", "12"),
+        (QUESTION, "5"),
+        (QUESTION, "C"),
+        ("2 2", "0.5"),
+        ("1" * 5000 + " + 2", "3"),
+    ],
 )
 def test_a_question_that_cannot_be_served_comes_back_as_it_is(question: str, answer: str) -> None:
     given_example = example(question, answer)

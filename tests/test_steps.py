@@ -151,6 +151,26 @@ def test_no_step_holds_an_answer_sentence_on_a_line_of_its_own(text: str, senten
     assert before.startswith("".join(steps))
 
 
+LONG = {
+    "white space": " " * 200_000,
+    "sentences": "Abc d. " * 30_000,
+    "abbreviations": "Mr. " * 50_000,
+    "full stops": "." * 100_000,
+    "brackets": "\\[" * 50_000,
+    "announcements": "the answer is " * 15_000,
+    "adjectives": "the final " * 20_000,
+    "digits": "18" * 100_000,
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", LONG)
+def test_a_very_long_text_takes_no_more_than_its_length(kind: str) -> None:
+    # Each takes under half a second; cut in quadratic time, the white space alone took four minutes.
+    steps, answer_sentence = cut(LONG[kind])
+    assert "".join(steps) + answer_sentence == LONG[kind]
+
+
 def test_known_steps_are_located_and_gaps_go_with_the_later_one() -> None:
     text = "1) add 3 and 4; 2) take 2. So 5 it is."
     assert cut(text, ["add 3 and 4", "take 2."]) == (("1) add 3 and 4", "; 2) take 2."), " So 5 it is.")

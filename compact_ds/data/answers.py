@@ -17,8 +17,8 @@ _VERB = (
     r"|(?=\s*[:=]))"
 )
 _SUBJECT = (
-    rf"(?:(?:(?:the|our|my|its)\s+)?(?:{_ADJECTIVE})*answer(?:\s+(?:to|for|of)\s+(?:the|this)\s+\w+)?"
-    rf"|(?:the|our|my)\s+(?:{_ADJECTIVE})+(?:choice|option))"
+    rf"(?:(?:(?:the|our|my|its)\s+)?(?:{_ADJECTIVE}){{0,3}}answer(?:\s+(?:to|for|of)\s+(?:the|this)\s+\w+)?"
+    rf"|(?:the|our|my)\s+(?:{_ADJECTIVE}){{1,3}}(?:choice|option))"
 )
 CONCLUSION = re.compile(
     rf"####\s*|\b{_SUBJECT}[*_]*{_VERB}(?!\s+not\b)\s*[:=]?[*_]*\s*:?",
@@ -32,6 +32,8 @@ _NUMBER = re.compile(
     r"(?:\s*/\s*(?P<below>\d+(?:\.\d+)?)(?![\d.]*\s*[=+*\u00d7÷])|\s+(?P<top>\d+)\s*/\s*(?P<under>\d+))?"
     r"(?:[eE](?P<power>[+-]?\d{1,2})\b)?"
 )
+# A student that repeats one digit for ever writes no number; Python refuses to convert 4,300 digits and more.
+_LONGEST_NUMBER = 1000
 _CALCULATION = re.compile(r"\s*(?:[-\u2212\u2013+*/\u00d7÷^x]\s*[$(]?\d)")
 _GOLD_AROUND_NUMBER = re.compile(r"[\s$€£%.°]*")
 _CHOICE = re.compile(
@@ -98,6 +100,8 @@ def _first_number(text: str) -> Fraction | None:
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
+    if len(match.group()) > _LONGEST_NUMBER:
+        return None
     below, under = match["below"], match["under"]
     if (below and not Fraction(below)) or (under and not Fraction(under)):
         return None

@@ -20,7 +20,7 @@ from compact_ds.data.records import Example, Rationale
 from compact_ds.data.steps import cut
 
 _NUMBER = re.compile(
-    r"(?<![\w.,-])\$?(?P<value>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)(?P<noun>(?:\s+[a-z]{2,}){1,3}?(?<=s)\b)?(?!\d)"
+    r"(?<![\w.,-])\$?(?P<value>\d{1,3}(?:,\d{3}){1,3}(?:\.\d{1,6})?|\d{1,12}(?:\.\d{1,6})?)(?P<noun>(?:\s+[a-z]{2,}){1,3}?(?<=s)\b)?(?!\d)"
 )
 _NOT_A_NOUN = re.compile(
     r"of|in|on|at|to|from|for|and|or|but|with|by|was|were|is|are|had|has|have|more|less|fewer|farther|each|every|per|after|"

@@ -7,6 +7,8 @@ what counts as a step (`steps`).
 from __future__ import annotations
 
 import re
+from collections import deque
+from collections.abc import Iterator
 
 # Never the end of a sentence, whatever follows.
 _ABBREVIATION = re.compile(
@@ -27,9 +29,11 @@ _STARTER = re.compile(
     re.IGNORECASE,
 )
 
-_PROTECTED = re.compile(r"<<[^<>]*>>|\\\[.*?\\\]|\\\(.*?\\\)|\$\$.*?\$\$|```.*?```", re.DOTALL)
-_STOP = re.compile(r"""[.!?]+["'\u201d\u2019)\]*_]*(?=\s)|(?<=[a-z0-9)%])[.!?](?=[A-Z](?:[a-z]|:\s))""")
-_LINE = re.compile(r"[^\S\n]*\n\s*")
+# How many characters on either side of a place decide whether a sentence ends there; keeps the work linear in the text.
+_VIEW = 200
+_PROTECTED = re.compile(r"<<[^<>]*>>|\\\[(?:(?!\\\[).)*?\\\]|\\\((?:(?!\\\().)*?\\\)|\$\$.*?\$\$|```.*?```", re.DOTALL)
+_STOP = re.compile(r"""(?<![.!?])[.!?]+["'\u201d\u2019)\]*_]*(?=\s)|(?<=[a-z0-9)%])[.!?](?=[A-Z](?:[a-z]|:\s))""")
+_GAP = re.compile(r"\s+")
 # "... = 15Therefore, the answer is 15": the full stop was lost in the teacher's output.
 _GLUED = re.compile(r"(?<=[0-9a-z)])(?=(?:Therefore|Thus|Hence|So),?\s|The answer\s)")
 _MARKER = re.compile(
@@ -50,46 +54,54 @@ def pieces(text: str) -> list[str]:
     `text` is. Numbers, abbreviations, `<<3*4=12>>` marks, display mathematics and an equation that runs over several
     lines stay whole; a list marker stays with its item.
     """
-    shielded = [match.span() for match in _PROTECTED.finditer(text)]
     found: list[str] = []
-    start = 0
+    start, content, end = 0, _content(text, 0), len(text.rstrip())
     for place in _candidates(text):
-        if any(low < place < high for low, high in shielded):
-            continue
-        if text[start:place].strip() and text[place:].strip() and _ends(text, start, place):
+        if content < place < end and _ends(text, start, place):
             found.append(text[start:place])
-            start = place
+            start, content = place, _content(text, place)
     return [*found, text[start:]] if text else []
 
 
-def _candidates(text: str) -> list[int]:
-    """Every place where a piece may end, before the white space that follows it."""
+def _content(text: str, start: int) -> int:
+    """Where the white space after `start` ends."""
+    gap = _GAP.match(text, start)
+    return gap.end() if gap else start
+
+
+def _candidates(text: str) -> Iterator[int]:
+    """Every place where a piece may end, before the white space that follows it, outside protected marks."""
     places = {match.end() for match in _STOP.finditer(text)}
-    places.update(match.start() for match in _LINE.finditer(text))
+    places.update(match.start() for match in _GAP.finditer(text) if "\n" in match.group())
     places.update(match.start() for match in _GLUED.finditer(text))
-    return sorted(places)
+    shields = deque(match.span() for match in _PROTECTED.finditer(text))
+    for place in sorted(places):
+        while shields and shields[0][1] <= place:
+            shields.popleft()
+        if not (shields and shields[0][0] < place):
+            yield place
 
 
 def _ends(text: str, start: int, place: int) -> bool:
-    piece = text[start:place]
-    if _MARKER.match(piece):
+    before = text[max(start, place - _VIEW) : place]
+    after = text[place : place + _VIEW]
+    if place - start <= _VIEW and _MARKER.match(before):
         return False
-    gap = re.compile(r"\s*").match(text, place)
-    if gap is not None and "\n" in gap.group():
-        return not _equation_goes_on(piece, text[place : place + 80])
-    following = _NEXT_WORD.match(text, place)
+    if "\n" in after[: len(after) - len(after.lstrip())]:
+        return not _equation_goes_on(before, after)
+    following = _NEXT_WORD.match(after)
     word = (following.group(1) or "") if following else ""
     if word[:1].islower():
         return False
-    stop = piece.rstrip("\"'\u201d\u2019)]*_")
+    stop = before.rstrip("\"'\u201d\u2019)]*_")
     return not stop.endswith(".") or _full_stop_ends(stop.rstrip("."), word)
 
 
-def _equation_goes_on(piece: str, rest: str) -> bool:
+def _equation_goes_on(before: str, after: str) -> bool:
     """Whether a line break stands inside an equation or between a colon and what it announces."""
-    if _LIST_ITEM.match(rest):
+    if _LIST_ITEM.match(after):
         return False
-    return bool(_OPEN_EQUATION.search(piece) or _MORE_EQUATION.match(rest))
+    return bool(_OPEN_EQUATION.search(before) or _MORE_EQUATION.match(after))
 
 
 def _full_stop_ends(before: str, next_word: str) -> bool:

@@ -42,7 +42,7 @@ def cut(text: str, known_steps: Sequence[str] | None = None) -> tuple[tuple[str,
         end = min(end, _answer_start(text))
     if not end:
         return (), text
-    inner = [start for start in starts if 0 < start < end and text[:start].strip()]
+    inner = [start for start in starts if 0 < start < end]
     steps = tuple(text[low:high] for low, high in pairwise([0, *inner, end]))
     return steps, text[end:]
 
