@@ -6,7 +6,7 @@ READY := .venv/ready
 .PHONY: demo test check clean
 
 demo: $(READY)
-	$(BIN)/compact-ds compare arithmetic --methods compact,uniform,single --seeds 1 --nprocs 2 run_dir=runs/demo max_steps=250
+	$(BIN)/compact-ds compare arithmetic --methods compact,uniform,single --seeds 1 --nprocs 2 run_dir=runs/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
