@@ -54,7 +54,7 @@ class Agreement:
         """A micro-batch: C, A, D, losses, weights, (teacher, right) of its rationales, (examples, trained tokens)."""
         teacher_R, right_R = labels_R
         loss_R = token_loss_R.detach()
-        unfit = (~(torch.isfinite(loss_R) & torch.isfinite(weight_R))).sum()
+        unfit = (~(torch.isfinite(loss_R) & torch.isfinite(weight_R) & torch.isfinite(metrics_MR).all(0))).sum()
         loss = (weight_R * loss_R).sum()
         self.vector[1 : len(_HEAD)] += torch.stack([unfit, *torch.tensor(counts, device=loss.device), loss]).double()
         self.vector[_SCALES] += scales_share
