@@ -29,6 +29,8 @@ from compact_ds.tree.sampler import draw_of, examples_of_step
 from compact_ds.tree.tokenise import Record, Tokeniser
 
 _DEFAULT_CACHE = Path.home() / ".cache" / "compact_ds"
+_DATA_SEED = 0
+"""Built-in tasks and misleading teachers are the same for every seed of a run, so that runs share the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class TrainingSet:
     def __init__(self, config: Config, tokeniser: Tokeniser) -> None:
         self._config = config
         shaping = config.data.model_dump(mode="json", include={"split", "fields", "limit", "mislead", "teachers"})
-        self.key = cache_key(config.data.train, {**shaping, "seed": _data_seed(config)}, tokeniser)
+        self.key = cache_key(config.data.train, {**shaping, "seed": _DATA_SEED}, tokeniser)
         file = (config.data.cache_dir or _DEFAULT_CACHE) / f"{self.key}.arrow"
         ensure(file, self._read, tokeniser, self._consensus)
         self._set = TreeDataset(file, config.tree)
@@ -114,7 +116,7 @@ class TrainingSet:
         return assemble(kept, [pieces[e] for e in plan.examples], rows, self._config.tree.layout), kept
 
     def _read(self) -> Iterator[Example]:
-        return read(self._config.data.train, self._config.data, _data_seed(self._config), limit=self._config.data.limit)
+        return read(self._config.data.train, self._config.data, _DATA_SEED, limit=self._config.data.limit)
 
     @cached_property
     def _reliability(self) -> dict[str, float]:
@@ -129,9 +131,4 @@ def held_out_examples(config: Config) -> list[Example]:
     source = held_out(config.data)
     if source is None:
         return []
-    return list(read(source, config.data, _data_seed(config), limit=config.evaluation.limit))
-
-
-def _data_seed(config: Config) -> int:
-    """Built-in tasks and misleading teachers are the same for every seed of a run, so that runs share the cache."""
-    return 0
+    return list(read(source, config.data, _DATA_SEED, limit=config.evaluation.limit))

@@ -1,6 +1,7 @@
 """One rank of a test: the full gradient of one optimizer step, saved by the first rank.
 
-Run with RANK and its companions set: `python gradient_of_a_step.py OUT NUM_EXAMPLES_OF_ZERO_WEIGHT key=value ...`.
+Run with RANK and its companions set: `python gradient_of_a_step.py OUT all|mute key=value ...`; `mute` sets the last rank's
+weights to zero.
 """
 
 import sys

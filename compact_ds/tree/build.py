@@ -99,16 +99,6 @@ def plan_pieces(
     return [*pieces, _piece(record, tuple(open_rationales), tuple(open_probes))] if open_rationales else []
 
 
-def smallest_row(record: Record, rationale: int, max_probes: int, layout: Literal["tree", "rows"]) -> int:
-    """Tokens of the shortest row that can hold a rationale with what must stand beside it."""
-    if layout == "rows":
-        tail = record.rationales[rationale].step_ends
-        prefix = (int(tail[-1]) if len(tail) else 0) + len(record.probe_ids)
-        return len(record.prompt_ids) + max(len(record.rationales[rationale].ids), prefix)
-    # The root's probe may have to share the row with any rationale.
-    return _piece(record, (rationale,), ((ROOT, 0), *_probes(record, rationale, max_probes))).num_tokens
-
-
 def build(record: Record, piece: Piece, layout: Literal["tree", "rows"]) -> TokenTree:
     """The tokens of one piece."""
     if layout == "rows" and piece.probes:

@@ -87,7 +87,7 @@ class TreeDataset:
             )
 
     def _smallest_rows(self, tree: TreeConfig, length: np.ndarray) -> np.ndarray:
-        """Tokens of the shortest row for every rationale, as `build.smallest_row` gives for one record."""
+        """Tokens of the shortest row for every rationale; the question's own probe may have to share the row with any."""
         of_example = np.repeat(np.arange(len(self)), np.diff(self._offsets))
         prompt = _list_lengths(self._records, "prompt_ids")[of_example]
         probe = _list_lengths(self._records, "probe_ids")[of_example]
