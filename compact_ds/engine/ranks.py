@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from compact_ds.engine.allocator import keep_freed_memory
+
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
@@ -65,6 +67,8 @@ def ranks(timeout_seconds: int) -> Iterator[Ranks]:
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        keep_freed_memory()
     deepspeed.init_distributed(backend, timeout=timedelta(seconds=timeout_seconds), verbose=False)
     device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else torch.device("cpu")
     try:

@@ -44,10 +44,15 @@ class PrefixLinear(nn.Linear):
         num_trunk = self.tree_pass.num_trunk
         if input.ndim != 3 or input.shape[1] <= num_trunk or not torch.is_grad_enabled():
             return functional.linear(input, self.weight, self.bias)
-        trunk = functional.linear(input[:, :num_trunk], self.weight, self.bias)
+        trunk = self._multiply(input[:, :num_trunk])
         with torch.no_grad():
-            probes = functional.linear(input[:, num_trunk:], self.weight, self.bias)
+            probes = self._multiply(input[:, num_trunk:])
         return torch.cat((trunk, probes), dim=1)
+
+    def _multiply(self, input: Tensor) -> Tensor:
+        # A frozen weight times a slice that is no whole block of memory goes to the batched product, at half the speed.
+        flat = functional.linear(input.reshape(-1, input.shape[-1]), self.weight, self.bias)
+        return flat.view(*input.shape[:2], -1)
 
 
 def train_on_prefix(model: nn.Module, tree_pass: TreePass) -> int:
