@@ -1,16 +1,19 @@
-"""One rank of a test: the full gradient of one optimizer step, saved by the first rank.
+"""One rank of a test: full gradients and parameters of one optimizer step, for several configs, saved by the first rank.
 
-Run with RANK and its companions set: `python gradient_of_a_step.py OUT all|mute key=value ...`; `mute` sets the last rank's
-weights to zero.
+Run with RANK and its companions set: `python gradient_of_a_step.py CASES`, a JSON file with a list of
+`{"out": FILE, "mute": BOOL, "overrides": [key=value, ...]}`. `mute` sets the weights of every question to zero that the
+second of two ranks would hold, whatever the number of ranks is.
 """
 
+import json
 import sys
 from pathlib import Path
 
 import torch
 
 from compact_ds.config import load
-from compact_ds.engine.ranks import ranks
+from compact_ds.engine.ranks import Ranks, ranks
+from compact_ds.engine.shards import full_state
 from compact_ds.engine.start import Engine
 from compact_ds.step import Step
 from compact_ds.student.load import load_lm, load_tokenizer
@@ -18,34 +21,62 @@ from compact_ds.student.measure import Student
 from compact_ds.training_set import TrainingSet
 from compact_ds.tree.tokenise import Tokeniser
 
+LR = 1e-2
 
-def main(out: Path, mute_last_rank: bool, overrides: list[str]) -> None:
-    config = load("arithmetic", overrides)
+
+class Muted:
+    """A method whose weights are zero for chosen questions."""
+
+    def __init__(self, method, data, group):
+        self._method = method
+        second = data.step(0, Ranks(1, 2, group.device))
+        self._ids = {record.id for batch in second.records for record in batch}
+        self._batches = iter(data.step(0, group).records)
+
+    def __getattr__(self, name):
+        return getattr(self._method, name)
+
+    def weigh(self, metrics_MR, example_R, *rest):
+        weight_R = self._method.weigh(metrics_MR, example_R, *rest)
+        counts_X = torch.tensor([record.id not in self._ids for record in next(self._batches)])
+        return weight_R * counts_X[example_R]
+
+
+def run(case: dict, group: Ranks) -> None:
+    from deepspeed.utils import safe_get_full_grad
+
+    config = load("arithmetic", case["overrides"])
     tokeniser = Tokeniser(load_tokenizer(config.student), config.data.cue)
     data = TrainingSet(config, tokeniser)
-    with ranks(60) as group:
-        from deepspeed.utils import safe_get_full_grad
+    lm = load_lm(config, len(tokeniser.tokenizer))
+    engine = Engine(Student(lm, config.tree.layout, config.tree.probes), config, group)
+    step = Step(config, data, engine, group)
+    # Scales as a running job has them, so that weights are far from uniform.
+    step.scales.sums = torch.tensor([0.5, 0.02, 0.001, 24, 24, 24, 300, 100], dtype=torch.float64)
+    if case["mute"]:
+        data.method = Muted(data.method, data, group)
+    gradients, update = {}, engine.step
 
-        lm = load_lm(config, len(tokeniser.tokenizer))
-        engine = Engine(Student(lm, config.tree.layout, config.tree.probes), config, group)
-        step = Step(config, data, engine, group)
-        # Scales as a running job has them, so that weights are far from uniform.
-        step.scales.sums = torch.tensor([0.5, 0.02, 0.001, 24, 24, 24, 300, 100], dtype=torch.float64)
-        if mute_last_rank and group.rank == group.world_size - 1:
-            weigh = step._weigh
-            step._weigh = lambda batch, number, agreement: (weigh(batch, number, agreement)[0] * 0.0, None, None)
-        gradients = {}
+    def keep(lr: float) -> float:
+        trained = [(n, p) for n, p in engine.student.named_parameters() if p.requires_grad]
+        gradients.update({n: safe_get_full_grad(p).float().clone() for n, p in trained})
+        return update(lr)
 
-        def keep(lr: float) -> float:
-            gradients.update({n: safe_get_full_grad(p) for n, p in engine.student.named_parameters()})
-            return 0.0
-
-        engine.step = keep
-        step.run(0, 1e-3, asked_to_stop=False)
-        num_batches = len(data.step(0, group).batches)
-        if group.is_first:
-            torch.save({"gradients": gradients, "num_batches": num_batches}, out)
+    engine.step = keep
+    metrics = step.run(0, LR, asked_to_stop=False).metrics
+    batches = data.step(0, group).batches
+    parameters = full_state(engine.student, keep=True)
+    if group.is_first:
+        found = {
+            "gradients": gradients,
+            "parameters": parameters,
+            "num_batches": len(batches),
+            "norm": metrics.grad_norm,
+        }
+        torch.save(found | {"rationales": [b.num_rationales for b in batches]}, case["out"])
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] == "mute", sys.argv[3:])
+    with ranks(60) as ours:
+        for each in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
+            run(each, ours)

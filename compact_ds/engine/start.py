@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compact_ds.config import Config, OptimizerConfig
+from compact_ds.engine.gradients import forget_gradients
 from compact_ds.engine.ranks import Ranks
 from compact_ds.errors import ConfigError
 
@@ -73,8 +74,15 @@ class Engine:
         """Clip, update, clear. Returns the global gradient norm before clipping; nan or inf mean that nothing moved."""
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr
+        # Without ZeRO DeepSpeed reports no norm, and the gradients are gone after its step.
+        whole = self._whole_norm() if self.zero_stage == 0 else None
         self.deepspeed.step()
-        return float(self.deepspeed.get_global_grad_norm() or 0.0)
+        forget_gradients(self.deepspeed.optimizer)
+        return whole if whole is not None else float(self.deepspeed.get_global_grad_norm() or 0.0)
+
+    def _whole_norm(self) -> float:
+        gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
 
 
 def learning_rate(settings: OptimizerConfig, step: int, max_steps: int) -> float:
