@@ -59,6 +59,8 @@ def split_into_micro_batches(
 
 
 def _add_packed(batch: MicroBatch, example: int, pieces: list[Piece], row_tokens: int, rows: int) -> bool:
+    if len(batch.rows) > rows:
+        return False
     filled, places = list(batch.filled), []
     for piece in pieces:
         place = next((i for i, used in enumerate(filled) if used + piece.num_tokens <= row_tokens), len(filled))

@@ -19,10 +19,15 @@ def examples_of_step(num_examples: int, batch_size: int, seed: int, step: int) -
 
 def draw_of(seed: int, step: int, example: int) -> np.random.Generator:
     """The random numbers of one example in one step, the same on every rank and for every split of the batch."""
-    return np.random.Generator(np.random.Philox(key=[seed, (step << 32) | example]))
+    return _generator(seed, (step << 32) | example)
 
 
 @lru_cache(maxsize=2)
 def _epoch(num_examples: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     # The high bit keeps epochs apart from the keys of draw_of.
-    return np.random.Generator(np.random.Philox(key=[seed, (1 << 63) | epoch])).permutation(num_examples)
+    return _generator(seed, (1 << 63) | epoch).permutation(num_examples)
+
+
+def _generator(seed: int, place: int) -> np.random.Generator:
+    # Left to itself, numpy makes floats of numbers from 2**63 on, and their low bits are lost.
+    return np.random.Generator(np.random.Philox(key=np.array([seed, place], dtype=np.uint64)))
