@@ -74,7 +74,7 @@ class Step:
         return _result(agreed, norm)
 
     def _weigh(self, batch: Batch, step: int, agreement: Agreement) -> tuple[Tensor, Tensor, Tensor]:
-        """Forward pass of a micro-batch: its weighted loss sum, its weights and its metrics."""
+        """Forward pass of a micro-batch: its weighted loss sum, its weights, and its C, A, D and token losses as [4, R]."""
         lse_N, z_N1 = self._engine.forward(batch)
         measured = measure(lse_N, z_N1, batch)
         gold = None
@@ -83,37 +83,37 @@ class Step:
         metrics_MR = metrics(batch.consensus_R, measured.token_loss_R, gold, self.scales, self._settings)
         places = (batch.example_R, batch.teacher_R, batch.num_examples)
         weight_R = self._data.method.weigh(metrics_MR, *places, self.scales, self._settings, step)
+        measured_VR = torch.cat([metrics_MR, measured.token_loss_R.detach().double()[None]])
         if not batch.counts:
             # Every module still runs and every collective happens: weights are zero, calls are not skipped.
-            return weighted_loss(measured.token_loss_R, torch.zeros_like(weight_R)), weight_R, metrics_MR
+            return weighted_loss(measured.token_loss_R, torch.zeros_like(weight_R)), weight_R, measured_VR
         share = self.scales.contribution(
             metrics_MR, measured.token_loss_R.detach(), batch.example_R, batch.num_examples
         )
         labels, counts = (batch.teacher_R, batch.right_R), (batch.num_examples, batch.num_grad)
         agreement.add(metrics_MR, measured.token_loss_R, weight_R, labels, counts, share)
-        return weighted_loss(measured.token_loss_R, weight_R), weight_R, metrics_MR
+        return weighted_loss(measured.token_loss_R, weight_R), weight_R, measured_VR
 
     def _refuse(self, step: int, batches: StepBatches) -> None:
         """Name what has no finite loss or weight, on every rank the same."""
-        unfit: list[str] = []
+        unfit: list[tuple[str, str]] = []
         for batch, records in zip(batches.batches, batches.records, strict=True):
             with torch.no_grad():
-                _, weight_R, metrics_MR = self._weigh(
+                _, weight_R, measured_VR = self._weigh(
                     batch.to(self._ranks.device), step, Agreement(len(self._data.teachers), self._ranks.device)
                 )
-            bad_R = ~(torch.isfinite(weight_R) & torch.isfinite(metrics_MR).all(0))
+            bad_R = ~(torch.isfinite(weight_R) & torch.isfinite(measured_VR).all(0)) & batch.counts
             for i in bad_R.nonzero().flatten().tolist():
                 example, index = batch.places_R[i]
                 teacher = self._data.teachers[records[example].rationales[index].teacher]
-                values = [round(float(v), 4) for v in metrics_MR[:, i]]
-                found = f"consensus, adaptability, difficulty {values}, weight {float(weight_R[i]):.4f}"
-                unfit.append(f"{records[example].where} {teacher}: {found}")
-        everyone = [line for part in self._ranks.gather(unfit) for line in part]
-        # A loss may be no number before any metric is measured by it.
-        where, _, found = (everyone or [f"step {step}: token loss nan"])[0].partition(" ")
+                values = [round(float(v), 4) for v in (*measured_VR[:, i], weight_R[i])]
+                found = f"{teacher}: consensus, adaptability, difficulty, token loss, weight {values}"
+                unfit.append((records[example].where, found))
+        everyone = [one for part in self._ranks.gather(unfit) for one in part]
+        where, found = everyone[0]
         remedy = "check the student's weights, lower optimizer.lr or remove the example"
         raise DataError(
-            where, f"{found} at step {step} ({len(everyone)} rationales)", "finite metrics and weights", remedy
+            where, f"{found} at step {step} ({len(everyone)} rationales)", "finite losses, metrics and weights", remedy
         )
 
 

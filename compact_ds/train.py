@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -104,10 +105,19 @@ class _Run:
         self.stepper.scales.load_state_dict(state["scales"])
 
     def fit(self, stop: _StopRequests) -> int:
-        """The loop."""
-        config, first, last = self.config, self.step, self.config.max_steps
-        log = RunLog(self.folder, first, last, config.method) if self.group.is_first else None
-        if first == 0:
+        """The loop, with a log that is closed also when a step is refused: the error gets a line of its own."""
+        log = None
+        if self.group.is_first:
+            log = RunLog(self.folder, self.step, self.config.max_steps, self.config.method)
+        try:
+            return self._loop(stop, log)
+        finally:
+            if log is not None:
+                log.close()
+
+    def _loop(self, stop: _StopRequests, log: RunLog | None) -> int:
+        config, last = self.config, self.config.max_steps
+        if self.step == 0:
             self.evaluate(log)
         while self.step < last:
             started = time.perf_counter()
@@ -176,9 +186,10 @@ class _Run:
     def _say_how_to_resume(self, log: RunLog | None) -> int:
         if log is not None:
             log.close()
-            command = f"compact-ds train {self.folder / 'config.yaml'} --resume"
+            file = shlex.quote(str(self.folder / "config.yaml"))
+            command = f"compact-ds train {file} --resume"
             if self.group.world_size > 1:
-                command = f"compact-ds launch {self.folder / 'config.yaml'} --nprocs {self.group.world_size} --resume"
+                command = f"compact-ds launch {file} --nprocs {self.group.world_size} --resume"
             sys.stderr.write(f"stopped after step {self.step} with a checkpoint; go on with: {command}\n")
         return 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -82,10 +83,15 @@ def free_port() -> int:
 
 
 def relay_errors(source: IO[bytes], sink: IO[bytes]) -> None:
-    """Copy bytes as they come, but a user's error line only the first time: every rank meets the same one."""
-    prefix, seen, held = ERROR_PREFIX.encode(), set(), b""
+    """Copy bytes as they come, but a user's error line only the first time: every rank meets the same one.
+
+    An error that follows on the open line of another rank's progress bar gets a line of its own.
+    """
+    prefix, seen, held, last = ERROR_PREFIX.encode(), set(), b"", b"\n"
     while chunk := os.read(source.fileno(), 1 << 16):
-        for piece in chunk.splitlines(keepends=True):
+        apart = re.sub(rb"(?<![\r\n])" + re.escape(prefix), b"\n" + prefix, last + chunk)[1:]
+        last = chunk[-1:]
+        for piece in apart.splitlines(keepends=True):
             held += piece
             is_error = held.startswith(prefix)
             if (is_error or prefix.startswith(held)) and not held.endswith(b"\n"):

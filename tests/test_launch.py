@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -173,6 +174,27 @@ def test_other_lines_are_relayed_as_they_came() -> None:
     with os.fdopen(read, "rb") as source:
         ranks.relay_errors(source, sink)
     assert sink.getvalue() == sent.replace(b"warning\n" + error, b"warning\n", 1)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_error_behind_an_open_progress_bar_gets_its_own_line(at_once: bool) -> None:
+    error = f"{ERROR_PREFIX}once\n".encode()
+    read, write = os.pipe()
+    os.write(write, b"\rcompact: 17%" + (error if at_once else b""))
+    sink = io.BytesIO()
+
+    def later() -> None:
+        while not at_once and not sink.getvalue():
+            time.sleep(0.01)
+        os.write(write, b"\n" + error if at_once else error)
+        os.close(write)
+
+    other_rank = threading.Thread(target=later)
+    other_rank.start()
+    with os.fdopen(read, "rb") as source:
+        ranks.relay_errors(source, sink)
+    other_rank.join()
+    assert sink.getvalue() == b"\rcompact: 17%\n" + error + (b"\n" if at_once else b"")
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused_before_any_starts(monkeypatch: pytest.MonkeyPatch) -> None:
