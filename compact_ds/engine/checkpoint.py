@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from compact_ds.engine.ranks import Ranks
 from compact_ds.engine.start import Engine
 from compact_ds.errors import UserError
@@ -73,8 +75,19 @@ def load(engine: Engine, checkpoint: Path) -> dict[str, Any]:
         raise UserError(str(checkpoint), reason, "a whole checkpoint", "delete the folder and start again") from None
     if path is None:
         raise UserError(str(checkpoint), "nothing to load", "a checkpoint", "delete the folder and start again")
+    _part_step_counts(engine.deepspeed.optimizer)
     state: dict[str, Any] = client["compact_ds"]
     return state
+
+
+def _part_step_counts(optimizer: Any) -> None:
+    """Give every shard a step count of its own.
+
+    A universal checkpoint leaves one tensor to all of them, which each shard's update would then count up for the others.
+    """
+    for state in getattr(optimizer, "optimizer", optimizer).state.values():
+        if isinstance(state.get("step"), Tensor):
+            state["step"] = state["step"].clone()
 
 
 def _flush(file: Path) -> None:
