@@ -51,7 +51,8 @@ def cache_key(source: str, settings: dict[str, Any], tokeniser: Tokeniser) -> st
     digest.update(tokeniser.fingerprint.encode())
     root = Path(compact_ds.__file__).parent
     code = [f for part in _SHAPING_CODE for f in sorted((root / part).rglob("*.py")) or [root / part]]
-    files = [Path(source)] if Path(source).is_file() else sorted(f for f in Path(source).rglob("*") if f.is_file())
+    path = Path(source).expanduser()
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
     digest.update(source.encode())
     for file in (*code, *files):
         with file.open("rb") as stream:
@@ -92,8 +93,8 @@ class RecordFile:
         """Record number `index`."""
         batch, row = self._reader.get_batch(index // _ROWS), index % _ROWS
         ints = {name: _list(batch, name, row) for name in _SCHEMA.names[2:] if name != "answer_tokens"}
-        ids = np.split(ints["ids"], np.cumsum(ints["length"])[:-1])
-        ends = np.split(ints["step_ends"], np.cumsum(ints["num_steps"])[:-1])
+        ids = np.split(ints["ids"], np.cumsum(ints["length"]))[:-1]
+        ends = np.split(ints["step_ends"], np.cumsum(ints["num_steps"]))[:-1]
         labels = zip(ints["teacher"], ints["consensus"], ints["verdict"], ints["answer_right"], strict=True)
         return Record(
             batch.column("id")[row].as_py(),
