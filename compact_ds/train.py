@@ -177,7 +177,7 @@ class _Run:
         return {
             "method": config.method,
             "seed": config.seed,
-            "data": self.data.key,
+            "data": self.data.content,
             "teachers": list(self.data.teachers),
             "data.batch_size": config.data.batch_size,
             "max_steps": config.max_steps,

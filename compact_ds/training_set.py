@@ -47,11 +47,11 @@ class TrainingSet:
     def __init__(self, config: Config, tokeniser: Tokeniser) -> None:
         self._config = config
         shaping = config.data.model_dump(mode="json", include={"split", "fields", "limit", "mislead", "teachers"})
-        self.key = cache_key(config.data.train, {**shaping, "seed": _DATA_SEED}, tokeniser)
-        file = (config.data.cache_dir or _DEFAULT_CACHE) / f"{self.key}.arrow"
+        key = cache_key(config.data.train, {**shaping, "seed": _DATA_SEED}, tokeniser)
+        file = (config.data.cache_dir or _DEFAULT_CACHE) / f"{key}.arrow"
         ensure(file, self._read, tokeniser, self._consensus)
         self._set = TreeDataset(file, config.tree)
-        self.teachers = self._set.teachers
+        self.teachers, self.content = self._set.teachers, self._set.content
         self.method = method(config.method)
         check(self.method, self.teachers, self._set.has_verdicts)
         self._left_out = self._set.left_out()

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from compact_ds import config
 from compact_ds.config import Config, load, save
 from compact_ds.errors import ConfigError
+from compact_ds.sections import Section
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
@@ -157,7 +157,7 @@ def test_saved_and_loaded_it_is_equal(file: Path, tmp_path: Path) -> None:
 
 
 def test_every_setting_has_its_own_documentation() -> None:
-    def undocumented(section: type[config.Section], prefix: str) -> list[str]:
+    def undocumented(section: type[Section], prefix: str) -> list[str]:
         missing = []
         for name, field in section.model_fields.items():
             inner = [a for a in (field.annotation, *getattr(field.annotation, "__args__", ())) if _is_section(a)]
@@ -171,4 +171,4 @@ def test_every_setting_has_its_own_documentation() -> None:
 
 
 def _is_section(annotation: object) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, config.Section)
+    return isinstance(annotation, type) and issubclass(annotation, Section)

@@ -85,6 +85,7 @@ class RecordFile:
         facts = json.loads(self._reader.get_batch(self._reader.num_record_batches - 1).column("where")[0].as_py())
         self.teachers: tuple[str, ...] = tuple(facts["teachers"])
         self.num_examples: int = facts["num_examples"]
+        self.content: str = facts["content"]
 
     def __len__(self) -> int:
         return self.num_examples
@@ -118,14 +119,16 @@ def _write(
     file: Path, examples: Iterable[Example], tokeniser: Tokeniser, consensus: Callable[[Example], list[float]]
 ) -> None:
     teachers: dict[str, int] = {}
-    num_examples = 0
+    num_examples, content = 0, hashlib.sha256()
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
         rows: list[dict[str, Any]] = []
         for example in examples:
             for rationale in example.rationales:
                 teachers.setdefault(rationale.teacher, len(teachers))
             right = [same_answer(final_answer(r.text), example.answer) for r in example.rationales]
-            rows.append(_row(tokenise(example, tokeniser, teachers, consensus(example), right)))
+            record = tokenise(example, tokeniser, teachers, consensus(example), right)
+            rows.append(_row(record))
+            content.update(_content(record))
             num_examples += 1
             if len(rows) == _ROWS:
                 writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
@@ -137,7 +140,7 @@ def _write(
         if rows:
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
         # Teachers are known only now: they travel in a last batch of one row.
-        facts = {"teachers": list(teachers), "num_examples": num_examples}
+        facts = {"teachers": list(teachers), "num_examples": num_examples, "content": content.hexdigest()[:24]}
         writer.write_batch(pa.RecordBatch.from_pylist([{"where": json.dumps(facts)}], schema=_SCHEMA))
 
 
@@ -158,6 +161,14 @@ def _row(record: Record) -> dict[str, Any]:
         "answer_right": [r.answer_right for r in rationales],
         "consensus": [r.consensus for r in rationales],
     }
+
+
+def _content(record: Record) -> bytes:
+    """What a run learns from a record, wherever it was read from."""
+    rationales = [(r.teacher, r.ids.tolist(), r.step_ends.tolist(), r.consensus, r.verdict) for r in record.rationales]
+    return repr(
+        (record.id, record.prompt_ids.tolist(), record.probe_ids.tolist(), record.answer_tokens, rationales)
+    ).encode()
 
 
 def _list(batch: pa.RecordBatch, name: str, row: int) -> Any:

@@ -29,11 +29,14 @@ class LeftOut:
 
 
 class TreeDataset:
-    """Records of a cache file under a token budget; example i is `record(i)` with the rationales `fits(i)`."""
+    """Records of a cache file under a token budget; example i is `record(i)` with the rationales `fits(i)`.
+
+    `content` is a hash of what can be learnt from them: equal for equal examples, wherever the file lay.
+    """
 
     def __init__(self, file: Path, tree: TreeConfig) -> None:
         self._records = RecordFile(file)
-        self.teachers = self._records.teachers
+        self.teachers, self.content = self._records.teachers, self._records.content
         lengths = self._records.column("length").combine_chunks()
         self._offsets = lengths.offsets.to_numpy()
         self._teacher = self._records.column("teacher").combine_chunks().flatten().to_numpy()
