@@ -10,7 +10,7 @@ import yaml
 
 from compact_ds.config import Config, load, save
 from compact_ds.errors import ConfigError
-from compact_ds.sections import Section
+from compact_ds.sections import METHODS, Section
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
@@ -121,7 +121,7 @@ def test_a_wrong_override_names_key_value_and_expectation(minimal: Path, overrid
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("method", [*config.METHODS, "single:gpt-4o", "single:a b:c"])
+@pytest.mark.parametrize("method", [*METHODS, "single:gpt-4o", "single:a b:c"])
 def test_methods(minimal: Path, method: str) -> None:
     assert load(minimal, [f"method={json.dumps(method)}"]).method == method
 
