@@ -38,22 +38,19 @@ class Method:
             return (ALONE[self.name],)
         return COEFFICIENTS if self.name == "compact" else ()
 
-    @property
-    def needs_probes(self) -> bool:
-        """Whether adaptability moves its weights, so that the tree must carry probes."""
-        return "beta" in self.uses
-
     def settings(self, config: CompatibilityConfig) -> CompatibilityConfig:
         """The config with the coefficients that this method does not use at 0.
 
-        Raises ConfigError when a method of one metric has that metric switched off.
+        A metric that stands alone counts in full: its coefficient says only what share it has in `compact`.
         """
-        if self.name in ALONE and getattr(config, ALONE[self.name]) == 0:
-            where = f"compatibility.{ALONE[self.name]}"
-            raise ConfigError(
-                where, 0, f"more than 0 for method {self.name}", "set it, for example to 1, or use uniform"
-            )
-        return config.model_copy(update={name: 0.0 for name in COEFFICIENTS if name not in self.uses})
+        coefficients = {name: 0.0 for name in COEFFICIENTS if name not in self.uses}
+        if self.name in ALONE:
+            coefficients[ALONE[self.name]] = 1.0
+        return config.model_copy(update=coefficients)
+
+    def needs_probes(self, config: CompatibilityConfig) -> bool:
+        """Whether adaptability moves its weights, so that the tree must carry probes."""
+        return self.settings(config).beta > 0
 
     def select(self, teachers: Sequence[str], verdicts: Sequence[bool | None], draw: np.random.Generator) -> list[int]:
         """Which rationales of an example the tree holds at this step, as indices in the order of the file.

@@ -114,11 +114,11 @@ class CompatibilityConfig(Section):
     """From the three metrics to a weight: w = softmax((alpha C + beta A - gamma D) / tau), mixed with a floor."""
 
     alpha: float = Field(0.3, ge=0)
-    """Weight of consensus C. 0 switches it off."""
+    """Weight of consensus C in `compact`. 0 switches it off."""
     beta: float = Field(1.0, ge=0)
-    """Weight of adaptability A. 0 switches it off."""
+    """Weight of adaptability A in `compact`. 0 switches it off, and the probes with it."""
     gamma: float = Field(0.1, ge=0)
-    """Weight of difficulty D. 0 switches it off."""
+    """Weight of difficulty D in `compact`. 0 switches it off."""
     tau: float = Field(0.3, gt=0)
     """Temperature of the softmax; lower is sharper."""
     floor: float = Field(0.0, ge=0, le=1)

@@ -72,7 +72,8 @@ class TrainingSet:
         drawn = examples_of_step(len(self._usable), config.data.batch_size, config.seed, step)
         indices = [self._usable[i] for i in drawn]
         records = [self._set.record(i) for i in indices]
-        tree, probes = config.tree, config.tree.max_probes if self.method.needs_probes else 0
+        tree = config.tree
+        probes = tree.max_probes if self.method.needs_probes(config.compatibility) else 0
         pieces = [
             plan_pieces(record, self._choose(record, i, step), tree.layout, tree.row_tokens, probes)
             for i, record in zip(indices, records, strict=True)
