@@ -23,8 +23,9 @@ TOKENISER = Tokeniser(load_tokenizer(StudentConfig(model="scratch", tokenizer="t
 
 
 def example(number: int, *rationales: tuple[str, int]) -> Example:
-    """A question with rationales of a teacher and so many steps of two words; the answer sentence has four words."""
-    cut = [Rationale(t, ("\n3 plus",) * n, "\nThe answer is 7", is_correct=n % 2 == 0 or None) for t, n in rationales]
+    """A question with rationales of a teacher and so many steps of two words; an answer sentence of four but for c."""
+    says = {t: "" if t == "c" else "\nThe answer is 7" for t, _ in rationales}
+    cut = [Rationale(t, ("\n3 plus",) * n, says[t], is_correct=n % 2 == 0 or None) for t, n in rationales]
     return Example(f"e{number}", "What does " * (number + 1), str(number % 10), tuple(cut), f"f.jsonl:{number + 1}")
 
 
@@ -159,7 +160,7 @@ def test_what_fits_is_what_a_row_of_its_own_can_hold(tmp_path: Path, layout, max
 def test_left_out_by_hand(tmp_path: Path) -> None:
     data = TreeDataset(written(tmp_path), TreeConfig(layout="tree", row_tokens=24, max_probes=2))
     # Words: question 2, 6 and 8; text 2 a step, 4 for the answer and 1 for the end; probe 4, on the question and at most
-    # two steps: 2 + 9 + 12 and 2 + 5 + 4; 6 + 7 + 8; 8 + 11 + 12 and 8 + 7 + 8.
+    # two steps: 2 + 9 + 12 and 2 + 5 + 4; 6 + 3 + 8; 8 + 11 + 12 and 8 + 7 + 8.
     expected = LeftOut("f.jsonl:4", "e3", 0, "a", 31, 24)
     assert data.left_out() == [expected]
     assert [data.fits(i) for i in range(5)] == [[0, 1], [], [0], [1], []]
