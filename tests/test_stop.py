@@ -19,6 +19,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SHARED_MEMORY = Path("/dev/shm")
 
+pytestmark = pytest.mark.timeout(600)
+
 MAX_STEPS = 30
 """Far enough from the second step that the signal arrives before the end."""
 
@@ -44,7 +46,7 @@ class Started:
         return [json.loads(line)["step"] for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     def wait_for_steps(self, count: int) -> None:
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + 200
         while len(self.steps()) < count:
             assert self.process.poll() is None and time.monotonic() < deadline, self.stderr()[-3000:]
             time.sleep(0.01)
