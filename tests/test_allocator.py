@@ -11,7 +11,7 @@ import resource, sys, torch
 from compact_ds.engine.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
-for _ in range(4):
+for _ in range(16):
     torch.ones(2**24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(8):
