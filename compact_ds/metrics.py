@@ -22,9 +22,14 @@ class RunLog:
 
     def __init__(self, folder: Path, first_step: int, max_steps: int, name: str) -> None:
         self._metrics = _continue(folder / METRICS, first_step)
-        self._evaluations = _continue(folder / EVALUATIONS, first_step, equal=True)
+        # The step of a checkpoint is not evaluated again; a run that starts over evaluates step 0.
+        self._evaluations = _continue(folder / EVALUATIONS, first_step + 1 if first_step else 0)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
         self._bar = tqdm(total=max_steps, initial=first_step, desc=name, unit="step", dynamic_ncols=True)
+        for row in read(folder / EVALUATIONS):
+            if row["step"] == first_step:
+                # TensorBoard drops all points of the first step, this one too.
+                self._draw_evaluation(row)
 
     def step(self, row: Mapping[str, Any]) -> None:
         """One optimizer step: a line, a point on every curve, a tick of the bar."""
@@ -43,9 +48,7 @@ class RunLog:
     def evaluation(self, row: Mapping[str, Any]) -> None:
         """One evaluation on held-out questions."""
         _append(self._evaluations, row)
-        for key, value in row.items():
-            if key != "step" and value is not None:
-                self._board.add_scalar(f"evaluation/{key}", value, row["step"])
+        self._draw_evaluation(row)
         self.say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
 
     def say(self, line: str) -> None:
@@ -59,16 +62,21 @@ class RunLog:
         self._metrics.close()
         self._evaluations.close()
 
+    def _draw_evaluation(self, row: Mapping[str, Any]) -> None:
+        for key, value in row.items():
+            if key != "step" and value is not None:
+                self._board.add_scalar(f"evaluation/{key}", value, row["step"])
+
 
 def read(file: Path) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def _continue(file: Path, first_step: int, equal: bool = False) -> Any:
-    """Open for appending, without rows of steps that will be trained again."""
+def _continue(file: Path, before: int) -> Any:
+    """Open for appending, without rows of steps from `before` on, which will be written again."""
     rows = read(file) if file.is_file() else []
-    kept = [row for row in rows if row["step"] < first_step or (equal and row["step"] == first_step)]
+    kept = [row for row in rows if row["step"] < before]
     stream = file.open("w", encoding="utf-8")
     for row in kept:
         _append(stream, row)

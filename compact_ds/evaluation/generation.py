@@ -73,13 +73,17 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 @torch.no_grad()
 def generate(lm: Any, tokeniser: Tokeniser, questions: Sequence[str], max_new_tokens: int) -> list[str]:
-    """The student's greedy text for each question, as one left-padded batch with a key/value cache."""
+    """The student's greedy text for each question, as one left-padded batch with a key/value cache.
+
+    Penalties and beams that a model's folder brings are switched off: the trained student would not have them.
+    """
     tokenizer = tokeniser.tokenizer
     prompts = [torch.from_numpy(tokeniser.prompt(q)).long() for q in questions]
     ids, mask = _pad(prompts, tokenizer.pad_token_id)
     out = lm.generate(
         input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), max_new_tokens=max_new_tokens, do_sample=False,
-        temperature=None, top_p=None, top_k=None, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        temperature=None, top_p=None, top_k=None, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     return list(tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True))
 
