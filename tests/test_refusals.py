@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -111,8 +112,14 @@ def run(command: list[str]) -> tuple[int, list[str]]:
     """A command in a process of its own: its exit code and its lines on stderr."""
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     environment |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=200)
-    return done.returncode, done.stderr.splitlines()
+    process = subprocess.Popen([sys.executable, *command], env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        _, err = process.communicate(timeout=250)
+    finally:
+        if process.poll() is None:
+            for each in (*psutil.Process(process.pid).children(recursive=True), process):
+                each.kill()
+    return process.returncode, err.splitlines()
 
 
 def the_error(lines: list[str]) -> str:
@@ -151,18 +158,11 @@ def test_a_missing_data_file(refused: Refused, words: Words, write: Write, tmp_p
     ids=["malformed JSON", "duplicate id", "empty answer"],
 )
 def test_a_broken_line(
-    refused: Refused,
-    words: Words,
-    write: Write,
-    tmp_path: Path,
-    line: object,
-    found: str,
-    expected: str,
-    remedy: str,
+    refused: Refused, words: Words, write: Write, line: object, found: str, expected: str, remedy: str
 ) -> None:
     file = write(question(1), line, question(3))
     refused(words(f"data.train={file}"), f"{file}:2", found, expected.format(file=file), remedy)
-    assert not (tmp_path / "run").exists()
+    assert not (file.parents[1] / "run").exists()
 
 
 def test_a_single_teacher_that_the_data_does_not_have(
