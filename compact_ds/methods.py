@@ -43,7 +43,7 @@ class Method:
 
         A metric that stands alone counts in full: its coefficient says only what share it has in `compact`.
         """
-        coefficients = {name: 0.0 for name in COEFFICIENTS if name not in self.uses}
+        coefficients: dict[str, float] = {name: 0.0 for name in COEFFICIENTS if name not in self.uses}
         if self.name in ALONE:
             coefficients[ALONE[self.name]] = 1.0
         return config.model_copy(update=coefficients)

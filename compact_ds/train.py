@@ -217,6 +217,8 @@ def _write_summary(config: Config, folder: Path) -> None:
         "accuracy_before": first.get("accuracy"),
         "answer_loss": final.get("answer_loss"),
         "answer_loss_before": first.get("answer_loss"),
+        "answer_loss_after_steps": final.get("answer_loss_after_steps"),
+        "answer_loss_after_steps_before": first.get("answer_loss_after_steps"),
         "n": final.get("n"),
         "train_seconds": sum(row["step_seconds"] for row in rows),
         "right_share": sum(row["right_share"] for row in quarter) / len(quarter),

@@ -47,7 +47,13 @@ class Runs:
             job.log.write_text("first\ncompact-ds: error: data.train: found [x]\n")
             return
         accuracy = ACCURACY.get(settings.method, (0.5, 0.5))[settings.seed % 2]
-        summary = {"steps": 3, "accuracy": accuracy, "answer_loss": 1.5, "right_share": 0.75, "train_seconds": 2.0}
+        summary = {
+            "steps": 3,
+            "accuracy": accuracy,
+            "answer_loss_after_steps": 1.5,
+            "right_share": 0.75,
+            "train_seconds": 2.0,
+        }
         (job.folder / "summary.json").write_text(json.dumps(summary))
 
 

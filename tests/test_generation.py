@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from compact_ds.data.arithmetic import examples
 from compact_ds.data.records import Example
 from compact_ds.errors import DataError
 from compact_ds.evaluation import generation
-from compact_ds.evaluation.generation import answer_losses, evaluate, generate, summary, write_rows
+from compact_ds.evaluation.generation import answer_losses, evaluate, generate, losses_after_steps, summary, write_rows
 from compact_ds.student.load import load_tokenizer
 from compact_ds.tree.tokenise import Tokeniser
 
@@ -105,9 +106,27 @@ def test_answer_losses_are_those_of_transformers(lm: Any) -> None:
         labels[:, : -len(example.answer.split())] = -100
         expected.append(float(lm(input_ids=ids, labels=labels).loss.detach()))
     # The logits are rounded to fp32 at losses of up to some tens of nats.
-    assert answer_losses(lm, TOKENISER, EXAMPLES) == pytest.approx(expected, abs=1e-5)
-    assert [answer_losses(lm, TOKENISER, [e])[0] for e in EXAMPLES] == pytest.approx(expected, abs=1e-5)
+    assert answer_losses(lm, TOKENISER, [(e, None) for e in EXAMPLES]) == pytest.approx(expected, abs=1e-5)
+    assert [answer_losses(lm, TOKENISER, [(e, None)])[0] for e in EXAMPLES] == pytest.approx(expected, abs=1e-5)
     assert max(expected) - min(expected) > 0.1
+
+
+def test_losses_after_steps_are_those_of_transformers_over_right_rationales(lm: Any) -> None:
+    held_out = [*islice(examples("arithmetic", "eval", seed=0), 4), replace(EXAMPLES[0], rationales=())]
+    expected: list[Any] = []
+    for example in held_out:
+        losses = []
+        for rationale in example.rationales:
+            if rationale.is_correct:
+                prompt = TOKENISER.prompt(example.question)
+                steps = TOKENISER.tokenizer("".join(rationale.steps))["input_ids"]
+                ids = torch.tensor([[*prompt, *steps, *TOKENISER.probe(example.answer, "")[0]]]).long()
+                labels = ids.clone()
+                labels[:, : -len(example.answer.split())] = -100
+                losses.append(float(lm(input_ids=ids, labels=labels).loss.detach()))
+        expected.append(pytest.approx(sum(losses) / len(losses), abs=1e-5) if losses else None)
+    assert losses_after_steps(lm, TOKENISER, held_out) == expected
+    assert expected[-1] is None and None not in expected[:-1]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
@@ -131,16 +150,17 @@ def test_every_question_has_its_own_row(lm: Any, monkeypatch: pytest.MonkeyPatch
         row = rows[example.id]
         assert (row["gold"], row["text"]) == (example.answer, said[example.question])
         assert (row["found"], row["right"]) == ((example.answer, True) if i % 2 else ("max", False))
-        assert row["answer_loss"] == pytest.approx(answer_losses(lm, TOKENISER, [example])[0], abs=1e-5)
+        assert row["answer_loss"] == pytest.approx(answer_losses(lm, TOKENISER, [(example, None)])[0], abs=1e-5)
     assert (rows["e3"]["found"], rows["e3"]["right"]) == (None, False)
 
 
 def test_summary_and_rows_by_hand(tmp_path: Path) -> None:
     rows = [
-        {"id": f"e{i}", "right": i == 2, "answer_loss": loss, "text": "€"}
-        for i, loss in enumerate((0.5, 1.0, 3.0, 1.5))
+        {"id": f"e{i}", "right": i == 2, "answer_loss": loss, "answer_loss_after_steps": after, "text": "€"}
+        for i, (loss, after) in enumerate(((0.5, None), (1.0, 0.25), (3.0, 0.75), (1.5, None)))
     ]
-    assert summary(rows) == {"accuracy": 0.25, "answer_loss": 1.5, "n": 4}
+    assert summary(rows) == {"accuracy": 0.25, "answer_loss": 1.5, "answer_loss_after_steps": 0.5, "n": 4}
+    assert summary(rows[:1])["answer_loss_after_steps"] is None
     write_rows(rows, tmp_path / "rows.jsonl")
     lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == rows and '"€"' in lines[0]

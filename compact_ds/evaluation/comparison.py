@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 METRICS = ("consensus", "adaptability", "difficulty")
-COLUMNS = ("method", "seeds", "accuracy", "answer loss", "weight on right", "seconds")
+COLUMNS = ("method", "seeds", "accuracy", "answer loss after steps", "weight on right", "seconds")
 
 
 @dataclass(frozen=True)
 class Row:
     """One method over its seeds. `spread` is the sample standard deviation of the accuracy, 0 for a single seed.
 
-    `answer_loss` is in nats per token of the gold answer; `right_share` the share of weight on right rationales.
+    `answer_loss` is in nats per token of the gold answer, after the steps of right rationales; `right_share` is the share of
+    weight on right rationales.
     A figure that the runs did not give is None.
     """
 
@@ -84,13 +85,13 @@ def markdown(table: Sequence[Row], sentences: Sequence[str], command: str) -> st
 def _row(method: str, results: Sequence[Mapping[str, Any]]) -> Row:
     accuracies = _numbers(results, "accuracy")
     spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
-    means = {key: _mean(_numbers(results, key)) for key in ("answer_loss", "right_share", "train_seconds")}
+    means = {key: _mean(_numbers(results, key)) for key in ("answer_loss_after_steps", "right_share", "train_seconds")}
     return Row(
         method=method,
         num_seeds=len(results),
         accuracy=_mean(accuracies),
         spread=spread,
-        answer_loss=means["answer_loss"],
+        answer_loss=means["answer_loss_after_steps"],
         right_share=means["right_share"],
         seconds=means["train_seconds"],
     )

@@ -18,19 +18,20 @@ from tqdm import tqdm
 from compact_ds.config import DataConfig, StudentConfig
 from compact_ds.data.answers import final_answer, same_answer
 from compact_ds.data.readers import read
-from compact_ds.data.records import Example
+from compact_ds.data.records import Example, Rationale
 from compact_ds.errors import DataError
-from compact_ds.student.load import from_pretrained, load_tokenizer
+from compact_ds.student.load import from_pretrained, load_tokenizer, locate
 from compact_ds.tree.tokenise import Tokeniser
 
 
 def evaluate_folder(model: str, data: str, limit: int | None, batch_size: int, max_new_tokens: int) -> dict[str, Any]:
-    """Accuracy, gold-answer loss and number of questions of a Hugging Face folder on a source of questions."""
+    """Accuracy, gold-answer losses and number of questions of a student, named as `student.model` names it, on a source."""
     from transformers import AutoModelForCausalLM
 
     tokeniser = Tokeniser(load_tokenizer(StudentConfig(model=model)), DataConfig(train=data).cue)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    lm = from_pretrained(AutoModelForCausalLM, model, "MODEL", dtype="auto").to(device).eval()
+    where, arguments = locate(model)
+    lm = from_pretrained(AutoModelForCausalLM, where, "MODEL", dtype="auto", **arguments).to(device).eval()
     examples = list(read(data, DataConfig(train=data), 0, limit=limit))
     rows = evaluate(lm, tokeniser, examples, batch_size, max_new_tokens, progress=True)
     return summary(rows)
@@ -39,7 +40,7 @@ def evaluate_folder(model: str, data: str, limit: int | None, batch_size: int, m
 def evaluate(
     lm: Any, tokeniser: Tokeniser, examples: Sequence[Example], batch_size: int, max_new_tokens: int, progress: bool
 ) -> list[dict[str, Any]]:
-    """One row a question: id, gold, generated text, the answer found in it, whether it is right, gold-answer loss."""
+    """One row a question: id, gold, generated text, the answer found in it, whether it is right, gold-answer losses."""
     rows: list[dict[str, Any]] = []
     # Alike lengths together waste no padding.
     ordered = sorted(examples, key=lambda e: len(e.question))
@@ -47,26 +48,34 @@ def evaluate(
         for start in range(0, len(ordered), batch_size):
             part = ordered[start : start + batch_size]
             texts = generate(lm, tokeniser, [e.question for e in part], max_new_tokens)
-            losses = answer_losses(lm, tokeniser, part)
-            for example, text, loss in zip(part, texts, losses, strict=True):
+            losses = answer_losses(lm, tokeniser, [(e, None) for e in part])
+            after = losses_after_steps(lm, tokeniser, part)
+            for example, text, loss, reasoned in zip(part, texts, losses, after, strict=True):
                 found = final_answer(text)
                 right = same_answer(found, example.answer)
                 rows.append(
-                    {"id": example.id, "gold": example.answer, "text": text, "found": found, "right": right, "answer_loss": loss}
+                    {"id": example.id, "gold": example.answer, "text": text, "found": found, "right": right,
+                     "answer_loss": loss, "answer_loss_after_steps": reasoned}
                 )  # fmt: skip
             bar.update(len(part))
     return rows
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Accuracy, mean gold-answer loss (nats per answer token, after question and cue) and n. Raises DataError when empty."""
+    """Accuracy, mean gold-answer losses (nats per answer token) and n. Raises DataError when there are no rows.
+
+    `answer_loss` is taken right after question and cue, `answer_loss_after_steps` after the steps of the held-out
+    rationales whose answer is right; that one is None when no question has any.
+    """
     if not rows:
         raise DataError(
             "data.eval", "no questions", "at least one held-out question", "check the file and evaluation.limit"
         )
+    reasoned = [row["answer_loss_after_steps"] for row in rows if row["answer_loss_after_steps"] is not None]
     return {
         "accuracy": sum(row["right"] for row in rows) / len(rows),
         "answer_loss": sum(row["answer_loss"] for row in rows) / len(rows),
+        "answer_loss_after_steps": sum(reasoned) / len(reasoned) if reasoned else None,
         "n": len(rows),
     }
 
@@ -88,14 +97,34 @@ def generate(lm: Any, tokeniser: Tokeniser, questions: Sequence[str], max_new_to
     return list(tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True))
 
 
+def losses_after_steps(lm: Any, tokeniser: Tokeniser, examples: Sequence[Example]) -> list[float | None]:
+    """-g[S] of each example, the mean over its rationales that end in the right answer; None where there is none."""
+    right = [
+        (i, rationale)
+        for i, example in enumerate(examples)
+        for rationale in example.rationales
+        if rationale.steps and same_answer(final_answer(rationale.text), example.answer)
+    ]
+    found: list[list[float]] = [[] for _ in examples]
+    for start in range(0, len(right), max(1, len(examples))):
+        part = right[start : start + len(examples)]
+        losses = answer_losses(lm, tokeniser, [(examples[i], rationale) for i, rationale in part])
+        for (i, _), loss in zip(part, losses, strict=True):
+            found[i].append(loss)
+    return [sum(losses) / len(losses) if losses else None for losses in found]
+
+
 @torch.no_grad()
-def answer_losses(lm: Any, tokeniser: Tokeniser, examples: Sequence[Example]) -> list[float]:
-    """-g[0] of each example: mean loss of the gold answer's tokens right after question and cue, in nats."""
+def answer_losses(lm: Any, tokeniser: Tokeniser, asked: Sequence[tuple[Example, Rationale | None]]) -> list[float]:
+    """Mean loss of the gold answer's tokens after the question, the rationale's steps if there is one, and the cue; nats."""
     sequences, lengths = [], []
-    for example in examples:
+    for example, rationale in asked:
         probe, answer_tokens = tokeniser.probe(example.answer, example.where)
-        prompt = torch.from_numpy(tokeniser.prompt(example.question))
-        sequences.append(torch.cat((prompt, torch.from_numpy(probe))).long())
+        parts = [tokeniser.prompt(example.question), probe]
+        if rationale is not None:
+            rationale_ids, step_ends = tokeniser.rationale(rationale)
+            parts.insert(1, rationale_ids[: step_ends[-1]])
+        sequences.append(torch.cat([torch.from_numpy(part) for part in parts]).long())
         lengths.append(answer_tokens)
     ids, mask = _pad(sequences, tokeniser.tokenizer.pad_token_id)
     keep = max(lengths) + 1

@@ -30,7 +30,7 @@ def load_tokenizer(student: StudentConfig) -> Any:
         raise ConfigError(
             "student.tokenizer", None, "a tokenizer for a student from scratch", "for example task:arithmetic"
         )
-    where, arguments = _locate(source)
+    where, arguments = locate(source)
     key = "student.tokenizer" if student.tokenizer else "student.model"
     tokenizer = from_pretrained(AutoTokenizer, where, key, trust_remote_code=student.trust_remote_code, **arguments)
     if not tokenizer.is_fast:
@@ -50,7 +50,7 @@ def load_lm(config: Config, vocabulary_size: int) -> Any:
         architecture = AutoConfig.for_model(student.scratch.family, vocab_size=vocabulary_size, **shape)
         lm = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
     else:
-        where, arguments = _locate(student.model)
+        where, arguments = locate(student.model)
         lm = from_pretrained(
             AutoModelForCausalLM, where, "student.model", dtype=dtype, trust_remote_code=student.trust_remote_code, **arguments
         )  # fmt: skip
@@ -81,7 +81,7 @@ def with_adapters(lm: Any, student: StudentConfig) -> Any:
         ) from None
 
 
-def _locate(source: str) -> tuple[str, dict[str, str]]:
+def locate(source: str) -> tuple[str, dict[str, str]]:
     """What to hand to `from_pretrained`: a folder or hub id, and the GGUF file in it when the weights are one."""
     if source.startswith("package:"):
         name = source.removeprefix("package:")
