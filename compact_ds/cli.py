@@ -97,7 +97,9 @@ def _add_score_and_eval(commands: Any) -> None:
     score.set_defaults(run=_score)
 
     evaluate = commands.add_parser("eval", help="exact-match accuracy of a model by greedy generation")
-    evaluate.add_argument("model", metavar="MODEL", help="a Hugging Face folder, such as RUN/final")
+    evaluate.add_argument(
+        "model", metavar="MODEL", help="a Hugging Face folder such as RUN/final, or whatever student.model takes"
+    )
     evaluate.add_argument("--data", required=True, metavar="FILE", help="held-out questions, as data.eval")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
     evaluate.add_argument("--batch-size", type=int, default=32, metavar="B", help="questions at a time (default: 32)")

@@ -64,8 +64,8 @@ def evaluate(
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Accuracy, mean gold-answer losses (nats per answer token) and n. Raises DataError when there are no rows.
 
-    `answer_loss` is taken right after question and cue, `answer_loss_after_steps` after the steps of the held-out
-    rationales whose answer is right; that one is None when no question has any.
+    `answer_loss` is taken right after question and cue, `answer_loss_after_steps` after the steps of a held-out
+    rationale whose answer is right; that one is None when no question has one.
     """
     if not rows:
         raise DataError(
@@ -98,20 +98,16 @@ def generate(lm: Any, tokeniser: Tokeniser, questions: Sequence[str], max_new_to
 
 
 def losses_after_steps(lm: Any, tokeniser: Tokeniser, examples: Sequence[Example]) -> list[float | None]:
-    """-g[S] of each example, the mean over its rationales that end in the right answer; None where there is none."""
-    right = [
-        (i, rationale)
-        for i, example in enumerate(examples)
-        for rationale in example.rationales
-        if rationale.steps and same_answer(final_answer(rationale.text), example.answer)
-    ]
-    found: list[list[float]] = [[] for _ in examples]
-    for start in range(0, len(right), max(1, len(examples))):
-        part = right[start : start + len(examples)]
-        losses = answer_losses(lm, tokeniser, [(examples[i], rationale) for i, rationale in part])
-        for (i, _), loss in zip(part, losses, strict=True):
-            found[i].append(loss)
-    return [sum(losses) / len(losses) if losses else None for losses in found]
+    """-g[S] of each example, after its first rationale that ends in the right answer; None where there is none."""
+    chosen = [_first_right(example) for example in examples]
+    asked = [(e, rationale) for e, rationale in zip(examples, chosen, strict=True) if rationale is not None]
+    losses = iter(answer_losses(lm, tokeniser, asked) if asked else [])
+    return [None if rationale is None else next(losses) for rationale in chosen]
+
+
+def _first_right(example: Example) -> Rationale | None:
+    right = (r for r in example.rationales if r.steps and same_answer(final_answer(r.text), example.answer))
+    return next(right, None)
 
 
 @torch.no_grad()
