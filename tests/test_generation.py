@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 import torch
@@ -117,14 +118,14 @@ def test_losses_after_steps_are_those_of_transformers_over_a_right_rationale(lm:
     for example in held_out:
         losses = []
         for rationale in example.rationales:
-            if rationale.is_correct and not losses:
+            if rationale.is_correct:
                 prompt = TOKENISER.prompt(example.question)
                 steps = TOKENISER.tokenizer("".join(rationale.steps))["input_ids"]
                 ids = torch.tensor([[*prompt, *steps, *TOKENISER.probe(example.answer, "")[0]]]).long()
                 labels = ids.clone()
                 labels[:, : -len(example.answer.split())] = -100
                 losses.append(float(lm(input_ids=ids, labels=labels).loss.detach()))
-        expected.append(pytest.approx(losses[0], abs=1e-5) if losses else None)
+        expected.append(pytest.approx(losses[crc32(example.id.encode()) % len(losses)], abs=1e-5) if losses else None)
     assert losses_after_steps(lm, TOKENISER, held_out) == expected
     assert expected[-1] is None and None not in expected[:-1]
 

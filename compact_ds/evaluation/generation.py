@@ -6,6 +6,7 @@ Owns the measurement on a plain transformers model, in training and after it ali
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -98,16 +99,19 @@ def generate(lm: Any, tokeniser: Tokeniser, questions: Sequence[str], max_new_to
 
 
 def losses_after_steps(lm: Any, tokeniser: Tokeniser, examples: Sequence[Example]) -> list[float | None]:
-    """-g[S] of each example, after its first rationale that ends in the right answer; None where there is none."""
-    chosen = [_first_right(example) for example in examples]
+    """-g[S] of each example after one rationale that ends in the right answer; None where there is none.
+
+    Which one is drawn by the example's id, so that every teacher has its share and every evaluation asks the same.
+    """
+    chosen = [_right_rationale(example) for example in examples]
     asked = [(e, rationale) for e, rationale in zip(examples, chosen, strict=True) if rationale is not None]
     losses = iter(answer_losses(lm, tokeniser, asked) if asked else [])
     return [None if rationale is None else next(losses) for rationale in chosen]
 
 
-def _first_right(example: Example) -> Rationale | None:
-    right = (r for r in example.rationales if r.steps and same_answer(final_answer(r.text), example.answer))
-    return next(right, None)
+def _right_rationale(example: Example) -> Rationale | None:
+    right = [r for r in example.rationales if r.steps and same_answer(final_answer(r.text), example.answer)]
+    return right[zlib.crc32(example.id.encode()) % len(right)] if right else None
 
 
 @torch.no_grad()
