@@ -25,12 +25,27 @@ def example(*rationales: tuple[str, str], question: str = "How many?", answer: s
 
 
 def by_number(*rationales: tuple[str, list[int], int]) -> Example:
+    """Steps that state numbers, the last one the answer; it is no node, because the question gives it."""
     return example(
         *(
-            (t, "".join(f"This makes 1 + 1 = {n}.\n" for n in steps) + f"The answer is {a}")
+            (t, "".join(f"This makes 1 + 1 = {n}.\n" for n in (*steps, a)) + f"The answer is {a}")
             for t, steps, a in rationales
-        )
+        ),
+        question=f"Which of {' and '.join(str(a) for _, _, a in rationales)} is it?",
     )
+
+
+def test_an_answer_that_no_own_step_arrives_at_is_no_voice() -> None:
+    steps = "3 + 4 = 7.\n7 + 2 = 9.\n"
+    guess = example(("ada", f"{steps}The answer is 9"), ("dan", "3 + 4 = 6.\n6 + 2 = 5.\nThe answer is 9"))
+    assert graph(guess).graph["paths"][1] == [START, "= 6", "= 5"]
+    assert consensus(guess) == [0.0, 0.0]
+    assert consensus(example(("ada", f"{steps}The answer is 9"), ("ben", f"{steps}So the answer is $9.00"))) == [1.0, 1.0]
+    # Where the steps or the answer are not about numbers there is nothing to arrive at.
+    words = example(("ada", "Rain makes streets wet.\nThe answer is wet"), ("ben", "It pours.\nThe answer is wet"))
+    assert consensus(words) == [0.5, 0.5]
+    bare = example(("ada", "Rain makes streets wet.\nThe answer is 9"), ("ben", "It pours.\nThe answer is 9"))
+    assert consensus(bare) == [0.5, 0.5]
 
 
 def test_graph_by_hand() -> None:

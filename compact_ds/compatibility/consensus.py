@@ -54,6 +54,7 @@ def graph(example: Example) -> nx.DiGraph[str]:
     A step is the results that its equations state, else its last number, else its content words; numbers that the
     question gives are no step. Every node and edge carries `voices`: teacher -> share of its rationales that pass, so
     that several samples of a teacher are one voice. Nodes carry `kind` (question, step or answer); answers are sinks.
+    An answer that no step of its own rationale arrives at is a guess and has no node (`_arrives`).
     The attribute `paths` of the graph holds the nodes of each rationale, in the order of the file.
     """
     steps = [_canonical_steps(rationale, _numbers(example.question)) for rationale in example.rationales]
@@ -192,13 +193,25 @@ def _bounded(probability: float) -> float:
 def _canonical_steps(rationale: Rationale, given: set[Fraction]) -> list[Fraction | frozenset[str]]:
     found: list[Fraction | frozenset[str]] = []
     for step in rationale.steps:
-        text = _ENUMERATOR.sub("", step)
-        numbers = _RESULT.findall(text) or _ANY_NUMBER.findall(text)[-1:]
-        if numbers:
-            found += [value for value in map(_value, numbers) if value not in given]
-        elif words := frozenset(_WORD.findall(text.casefold())) - _NO_CONTENT:
+        results = _results(step)
+        if results:
+            found += [value for value in results if value not in given]
+        elif words := frozenset(_WORD.findall(_ENUMERATOR.sub("", step).casefold())) - _NO_CONTENT:
             found.append(words)
     return found
+
+
+def _results(step: str) -> list[Fraction]:
+    """What the step's equations come to, else its last number."""
+    text = _ENUMERATOR.sub("", step)
+    return [_value(match) for match in _RESULT.findall(text) or _ANY_NUMBER.findall(text)[-1:]]
+
+
+def _arrives(rationale: Rationale, answer: str) -> bool:
+    """Whether the steps lead to the answer: it is a result of one of them, given that they and it are about numbers."""
+    numbers = _ANY_NUMBER.findall(answer)
+    results = {result for step in rationale.steps for result in _results(step)}
+    return len(numbers) != 1 or not results or _value(numbers[0]) in results
 
 
 def _numbers(text: str) -> set[Fraction]:
@@ -223,8 +236,9 @@ def _merge_prose(steps: set[frozenset[str]]) -> dict[frozenset[str], str]:
 
 
 def _answer_nodes(example: Example) -> list[str | None]:
-    """The answer node of each rationale: the same for answers that are the same, None without an answer."""
-    texts = [final_answer(rationale.answer_sentence) for rationale in example.rationales]
+    """The answer node of each rationale: the same for answers that are the same, None without one that its steps reach."""
+    given = [(rationale, final_answer(rationale.answer_sentence)) for rationale in example.rationales]
+    texts = [text if text is not None and _arrives(rationale, text) else None for rationale, text in given]
     distinct = sorted({text for text in texts if text is not None})
     alike: nx.Graph[str] = nx.Graph()
     alike.add_nodes_from(distinct)
