@@ -40,7 +40,10 @@ def test_an_answer_that_no_own_step_arrives_at_is_no_voice() -> None:
     guess = example(("ada", f"{steps}The answer is 9"), ("dan", "3 + 4 = 6.\n6 + 2 = 5.\nThe answer is 9"))
     assert graph(guess).graph["paths"][1] == [START, "= 6", "= 5"]
     assert consensus(guess) == [0.0, 0.0]
-    assert consensus(example(("ada", f"{steps}The answer is 9"), ("ben", f"{steps}So the answer is $9.00"))) == [1.0, 1.0]
+    assert consensus(example(("ada", f"{steps}The answer is 9"), ("ben", f"{steps}So the answer is $9.00"))) == [
+        1.0,
+        1.0,
+    ]
     # Where the steps or the answer are not about numbers there is nothing to arrive at.
     words = example(("ada", "Rain makes streets wet.\nThe answer is wet"), ("ben", "It pours.\nThe answer is wet"))
     assert consensus(words) == [0.5, 0.5]
