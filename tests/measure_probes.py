@@ -24,8 +24,8 @@ from compact_ds.student.measure import Student
 from compact_ds.training_set import TrainingSet
 from compact_ds.tree.tokenise import Tokeniser
 
-STEPS, WARMUP = 24, 6
-SETTINGS = ["student.scratch.hidden_size=384", "student.scratch.intermediate_size=1024"]
+STEPS, WARMUP = 12, 4
+SETTINGS = ["student.scratch.hidden_size=256", "student.scratch.intermediate_size=768"]
 SETTINGS += ["student.scratch.num_hidden_layers=6", "run_dir=unused"]
 
 
