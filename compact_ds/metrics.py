@@ -69,8 +69,9 @@ class RunLog:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    """The rows of a JSON-lines file; a last line that a crash left unfinished is none."""
+    whole = file.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def _continue(file: Path, before: int) -> Any:

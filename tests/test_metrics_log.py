@@ -121,3 +121,12 @@ def test_the_bar_starts_at_the_first_step_and_says_what_counts(
     # 64 tokens in a quarter of a second.
     assert "compact" in last and "5/9" in last
     assert "loss=1.500 256 tokens/s ada=0.75 ben b/c=0.25" in last
+
+
+def test_a_line_that_a_crash_left_unfinished_is_no_row(tmp_path: Path) -> None:
+    rows = [row(step, 1.0) for step in range(2)]
+    file = tmp_path / METRICS
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"step": 2, "lo', encoding="utf-8")
+    assert read(file) == rows
+    log(tmp_path, 2).close()
+    assert file.read_text(encoding="utf-8") == "".join(json.dumps(r) + "\n" for r in rows)
