@@ -1,0 +1,287 @@
+"""The backward kernels: gradients of logits recomputed tile by tile from the saved log-sum-exp.
+
+Owns two ways to hidden states, weight and bias. `workspace` writes the gradients of a chunk of the vocabulary to a bounded
+buffer and multiplies it by plain matrix products: each slice of the weight's gradient is written once, in a fixed order, so
+two runs agree bit for bit. `atomic` multiplies the tile while it is in registers and adds into fp32 memory: no buffer, but the
+order of additions, and with it the last bits, differ from run to run.
+
+Legend: N rows, V vocabulary, D hidden size, K target slots, B rows of a block, C columns of a chunk.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from compact_ds.kernels.logits_tile import LOG2E, dot, logits_tile, tile_of_program
+from compact_ds.kernels.lse_torch import HeadShape
+from compact_ds.kernels.operands import operand
+from compact_ds.kernels.tiles import Tiles
+
+# Vocabulary tiles that a chunk should have at least: shorter chunks re-read the hidden states' gradient more often.
+CHUNK_TILES = 64
+
+
+@triton.jit
+def grad_tile(
+    x,
+    rows,
+    columns,
+    lse,
+    targets,
+    grad_lse,
+    grad_z,
+    N,
+    V,
+    scale,
+    softcap,
+    K: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+):
+    """Gradient of a tile of products h w^T, fp32: (p dlse + sum_k dz_k 1[target_k]) through soft cap and scale.
+
+    The target's one is subtracted from its probability in fp32, before anything is rounded. 0 outside [N, V].
+    """
+    inside = rows < N
+    lse_of_row = tl.load(lse + rows, mask=inside, other=0.0)
+    upstream = tl.load(grad_lse + rows, mask=inside, other=0.0)
+    grad = tl.exp2((x - lse_of_row[:, None]) * LOG2E) * upstream[:, None]
+    for k in tl.static_range(K):
+        target = tl.load(targets + rows * K + k, mask=inside, other=-1)
+        upstream_z = tl.load(grad_z + rows * K + k, mask=inside, other=0.0)
+        grad += tl.where(columns[None, :] == target[:, None], upstream_z[:, None], 0.0)
+    if HAS_CAP:
+        grad *= 1.0 - (x / softcap) * (x / softcap)
+    if HAS_SCALE:
+        grad *= scale
+    return tl.where(inside[:, None] & (columns < V)[None, :], grad, 0.0)
+
+
+@triton.jit
+def grad_logits_chunk(
+    hidden,
+    weight,
+    bias,
+    targets,
+    lse,
+    grad_lse,
+    grad_z,
+    grad,
+    first_column,
+    width,
+    N,
+    V,
+    D,
+    stride_hidden,
+    stride_weight,
+    scale,
+    softcap,
+    K: tl.constexpr,
+    BN: tl.constexpr,
+    BV: tl.constexpr,
+    BD: tl.constexpr,
+    GROUP: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    TMA: tl.constexpr,
+):
+    """Write `grad[N, width]`, the gradients of logits of the columns from `first_column` on, in `grad`'s type."""
+    row_tile, vocab_tile = tile_of_program(tl.program_id(0), tl.cdiv(N, BN), tl.cdiv(width, BV), GROUP)
+    row, column = row_tile * BN, first_column + vocab_tile * BV
+    x = logits_tile(
+        hidden, weight, bias, row, column, N, V, D, stride_hidden, stride_weight, scale, softcap,
+        BN, BV, BD, HAS_BIAS, HAS_SCALE, HAS_CAP, TMA,
+    )  # fmt: skip
+    rows = (row + tl.arange(0, BN)).to(tl.int64)
+    columns = column + tl.arange(0, BV)
+    tile = grad_tile(x, rows, columns, lse, targets, grad_lse, grad_z, N, V, scale, softcap, K, HAS_SCALE, HAS_CAP)
+    inside = (rows < N)[:, None] & (columns < first_column + width)[None, :]
+    at = grad + rows[:, None] * width + (columns - first_column)[None, :]
+    tl.store(at, tile.to(grad.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def grad_fused(
+    hidden,
+    weight,
+    bias,
+    targets,
+    lse,
+    grad_lse,
+    grad_z,
+    grad_hidden,
+    grad_weight,
+    grad_bias,
+    N,
+    V,
+    D,
+    stride_hidden,
+    stride_weight,
+    scale,
+    softcap,
+    K: tl.constexpr,
+    BN: tl.constexpr,
+    BV: tl.constexpr,
+    BD: tl.constexpr,
+    GROUP: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    WANTS_HIDDEN: tl.constexpr,
+    WANTS_WEIGHT: tl.constexpr,
+    WANTS_BIAS: tl.constexpr,
+):
+    """Add this tile's share to fp32 `grad_hidden[N, D]`, `grad_weight[V, D]` and `grad_bias[V]`, all zero before."""
+    row_tile, vocab_tile = tile_of_program(tl.program_id(0), tl.cdiv(N, BN), tl.cdiv(V, BV), GROUP)
+    row, column = row_tile * BN, vocab_tile * BV
+    x = logits_tile(
+        hidden, weight, bias, row, column, N, V, D, stride_hidden, stride_weight, scale, softcap,
+        BN, BV, BD, HAS_BIAS, HAS_SCALE, HAS_CAP, False,
+    )  # fmt: skip
+    rows = (row + tl.arange(0, BN)).to(tl.int64)
+    columns = (column + tl.arange(0, BV)).to(tl.int64)
+    tile = grad_tile(x, rows, columns, lse, targets, grad_lse, grad_z, N, V, scale, softcap, K, HAS_SCALE, HAS_CAP)
+    if WANTS_BIAS:
+        tl.atomic_add(grad_bias + columns, tl.sum(tile, 0), mask=columns < V, sem="relaxed")
+    narrow = tile.to(hidden.dtype.element_ty)
+    depths = tl.arange(0, BD)
+    if WANTS_HIDDEN:
+        for depth in range(0, D, BD):
+            inside = (depths < D - depth)[None, :]
+            at = columns[:, None] * stride_weight + (depth + depths)[None, :]
+            words = tl.load(weight + at, mask=(columns < V)[:, None] & inside, other=0.0)
+            share = dot(narrow, words, tl.zeros((BN, BD), tl.float32))
+            to = grad_hidden + rows[:, None] * D + (depth + depths)[None, :]
+            tl.atomic_add(to, share, mask=(rows < N)[:, None] & inside, sem="relaxed")
+    if WANTS_WEIGHT:
+        for depth in range(0, D, BD):
+            inside = (depths < D - depth)[None, :]
+            at = rows[:, None] * stride_hidden + (depth + depths)[None, :]
+            states = tl.load(hidden + at, mask=(rows < N)[:, None] & inside, other=0.0)
+            share = dot(narrow.T, states, tl.zeros((BV, BD), tl.float32))
+            to = grad_weight + columns[:, None] * D + (depth + depths)[None, :]
+            tl.atomic_add(to, share, mask=(columns < V)[:, None] & inside, sem="relaxed")
+
+
+def workspace_backward(
+    saved: tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor],
+    grad_lse_N: Tensor,
+    grad_z_NK: Tensor,
+    wants: tuple[bool, bool, bool],
+    shape: HeadShape,
+    tiles: Tiles,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """`(grad_hidden[N, D], grad_weight[V, D], grad_bias[V])`, None where not wanted; deterministic.
+
+    `saved` is hidden, weight, bias, targets and lse. The buffer of gradients of logits, in the operands' type, takes at most
+    `shape.workspace_bytes`: a block of rows by a chunk of the vocabulary. Chunks are the outer loop's inner part because
+    what is read and written once a chunk is then the hidden states' gradient and not the (longer) weight's.
+    """
+    hidden_ND, weight_VD, bias_V, _, _ = saved
+    (num_rows, depth), vocabulary = hidden_ND.shape, weight_VD.shape[0]
+    block, chunk = _block_and_chunk(num_rows, vocabulary, hidden_ND.element_size(), shape.workspace_bytes, tiles)
+    buffer = hidden_ND.new_empty(block * chunk)
+    one_block = block >= num_rows
+    # With one block of rows a slice of the weight's gradient is final when written; with several it is a running sum.
+    weight_type = weight_VD.dtype if one_block else torch.float32
+    grad_hidden = hidden_ND.new_zeros(num_rows, depth, dtype=torch.float32) if wants[0] else None
+    grad_weight = weight_VD.new_zeros(weight_VD.shape, dtype=weight_type) if wants[1] else None
+    grad_bias = weight_VD.new_zeros(vocabulary, dtype=torch.float32) if wants[2] else None
+    for start in range(0, num_rows, block):
+        rows = slice(start, min(start + block, num_rows))
+        for first in range(0, vocabulary, chunk):
+            words = slice(first, min(first + chunk, vocabulary))
+            grad_BC = buffer[: (rows.stop - start) * (words.stop - first)].view(rows.stop - start, -1)
+            _launch_chunk(grad_BC, first, rows, saved, grad_lse_N, grad_z_NK, shape, tiles)
+            if grad_hidden is not None:
+                _add_product(grad_hidden[rows], grad_BC, weight_VD[words])
+            if grad_weight is not None and one_block:
+                grad_weight[words] = _product(grad_BC.T, hidden_ND[rows])
+            elif grad_weight is not None:
+                _add_product(grad_weight[words], grad_BC.T, hidden_ND[rows])
+            if grad_bias is not None:
+                grad_bias[words] += grad_BC.sum(0, dtype=torch.float32)
+    return _typed(grad_hidden, hidden_ND), _typed(grad_weight, weight_VD), _typed(grad_bias, bias_V)
+
+
+def atomic_backward(
+    saved: tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor],
+    grad_lse_N: Tensor,
+    grad_z_NK: Tensor,
+    wants: tuple[bool, bool, bool],
+    shape: HeadShape,
+    tiles: Tiles,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """As `workspace_backward` without its buffer; sums in fp32 in an order that changes from run to run."""
+    hidden_ND, weight_VD, bias_V, targets_NK, lse_N = saved
+    (num_rows, depth), vocabulary = hidden_ND.shape, weight_VD.shape[0]
+    grad_hidden = hidden_ND.new_zeros(num_rows, depth, dtype=torch.float32) if wants[0] else None
+    grad_weight = weight_VD.new_zeros(vocabulary, depth, dtype=torch.float32) if wants[1] else None
+    grad_bias = weight_VD.new_zeros(vocabulary, dtype=torch.float32) if wants[2] else None
+    grid = triton.cdiv(num_rows, tiles.rows) * triton.cdiv(vocabulary, tiles.vocab)
+    if num_rows and any(wants):
+        grad_fused[(grid,)](
+            hidden_ND, weight_VD, bias_V, targets_NK, lse_N, grad_lse_N, grad_z_NK, grad_hidden, grad_weight, grad_bias,
+            num_rows, vocabulary, depth, hidden_ND.stride(0), weight_VD.stride(0), shape.scale, shape.softcap or 0.0,
+            K=targets_NK.shape[1], BN=tiles.rows, BV=tiles.vocab, BD=tiles.depth, GROUP=tiles.group,
+            HAS_BIAS=bias_V is not None, HAS_SCALE=shape.scale != 1.0, HAS_CAP=shape.softcap is not None,
+            WANTS_HIDDEN=wants[0], WANTS_WEIGHT=wants[1], WANTS_BIAS=wants[2],
+            num_warps=tiles.warps, num_stages=tiles.stages,
+        )  # fmt: skip
+    return _typed(grad_hidden, hidden_ND), _typed(grad_weight, weight_VD), _typed(grad_bias, bias_V)
+
+
+def _launch_chunk(
+    grad_BC: Tensor,
+    first: int,
+    rows: slice,
+    saved: tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor],
+    grad_lse_N: Tensor,
+    grad_z_NK: Tensor,
+    shape: HeadShape,
+    tiles: Tiles,
+) -> None:
+    hidden_ND, weight_VD, bias_V, targets_NK, lse_N = saved
+    count, width = grad_BC.shape
+    grad_logits_chunk[(triton.cdiv(count, tiles.rows) * triton.cdiv(width, tiles.vocab),)](
+        operand(hidden_ND[rows], tiles.rows, tiles), operand(weight_VD, tiles.vocab, tiles), bias_V,
+        targets_NK[rows], lse_N[rows], grad_lse_N[rows], grad_z_NK[rows], grad_BC, first, width,
+        count, weight_VD.shape[0], hidden_ND.shape[1], hidden_ND.stride(0), weight_VD.stride(0),
+        shape.scale, shape.softcap or 0.0, K=targets_NK.shape[1], BN=tiles.rows, BV=tiles.vocab, BD=tiles.depth,
+        GROUP=tiles.group, HAS_BIAS=bias_V is not None, HAS_SCALE=shape.scale != 1.0,
+        HAS_CAP=shape.softcap is not None, TMA=tiles.tma, num_warps=tiles.warps, num_stages=tiles.stages,
+    )  # fmt: skip
+
+
+def _block_and_chunk(
+    num_rows: int, vocabulary: int, element_bytes: int, workspace_bytes: int, tiles: Tiles
+) -> tuple[int, int]:
+    """Rows of a block and columns of a chunk: whole tiles, all rows if a chunk of CHUNK_TILES tiles still fits."""
+    elements = max(1, workspace_bytes // element_bytes)
+    block = max(tiles.rows, elements // (CHUNK_TILES * tiles.vocab) // tiles.rows * tiles.rows)
+    block = max(1, min(block, num_rows))
+    chunk = max(1, elements // (block * tiles.vocab)) * tiles.vocab
+    return block, min(chunk, vocabulary)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, accumulated in fp32 whatever the operands' type."""
+    if left.dtype == torch.float32:
+        total.addmm_(left, right)
+    elif left.is_cuda:
+        torch.ops.aten.addmm.dtype_out(total, left, right, torch.float32, out=total)
+    else:
+        total.addmm_(left.float(), right.float())
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    # Without a GPU (the interpreter) a narrow product would be rounded at every partial sum.
+    return left @ right if left.is_cuda else left.float() @ right.float()
+
+
+def _typed(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
+    return None if grad is None or like is None else grad.to(like.dtype)
