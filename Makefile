@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check clean
+.PHONY: demo test check gpu clean
 
 demo: $(READY)
 	$(BIN)/compact-ds compare arithmetic --methods compact,uniform,single --seeds 1 --nprocs 2 run_dir=runs/demo
@@ -15,6 +15,14 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Everything that a machine with a GPU can tell: the tests marked `gpu`, and the benchmark, in a folder named by the device.
+gpu: $(READY)
+	$(BIN)/python -m compact_ds.kernels.bench_measure
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
+	folder=docs/benchmarks/$$($(BIN)/python -m compact_ds.kernels.bench_measure) && mkdir -p $$folder || exit; \
+	$(BIN)/python -m pytest -m gpu --junitxml=$$folder/tests.xml; tests=$$?; \
+	$(BIN)/compact-ds bench kernels --device cuda --output $$folder && exit $$tests
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

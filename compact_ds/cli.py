@@ -83,6 +83,7 @@ def _parser() -> Parser:
 
     _add_score_and_eval(commands)
     _add_data(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -115,6 +116,43 @@ def _add_data(commands: Any) -> None:
     stats.add_argument("--split", default="train", help="split of a datasets path or id (default: train)")
     _add_json(stats)
     stats.set_defaults(run=_data_stats)
+
+
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser("bench", help="time, memory and error of parts of a step").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    kernels = bench.add_parser("kernels", help="the head's primitive beside other implementations of it")
+    kernels.add_argument(
+        "--shapes", type=_names, metavar="A,B", help="models, or VOCABULARYxHIDDEN (default: what suits the device)"
+    )
+    kernels.add_argument("--rows", type=_numbers, metavar="N,M", help="row counts (default: 512; GPU: 4096,8192,32768)")
+    kernels.add_argument("--providers", type=_names, metavar="A,B", help="implementations (default: all that run here)")
+    kernels.add_argument("--distributions", type=_names, metavar="A,B", help="random, peaked (default: both)")
+    kernels.add_argument("--dtype", metavar="TYPE", help="bf16, fp16, fp32 (default: fp32; GPU: bf16)")
+    kernels.add_argument("--device", choices=("cpu", "cuda"), help="where to run (default: a GPU if there is one)")
+    kernels.add_argument(
+        "--grad-fraction", type=float, default=1.0, metavar="F", help="share of rows with a gradient (default: 1)"
+    )
+    kernels.add_argument("--softcap", type=float, metavar="C", help="logits become C tanh(logits / C)")
+    kernels.add_argument("--slots", type=int, default=1, metavar="K", help="targets of a row (default: 1)")
+    kernels.add_argument("--repeats", type=int, metavar="R", help="timed runs of each (default: 5; GPU: 30)")
+    kernels.add_argument("--output", type=Path, metavar="DIR", help="folder (default: runs/bench-kernels-DEVICE)")
+    kernels.add_argument("--quick", action="store_true", help="fewer, smaller inputs")
+    kernels.add_argument("--no-plot", action="store_true", help="no results.png, and no need of matplotlib")
+    _add_json(kernels)
+    kernels.set_defaults(run=_bench_kernels)
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in _names(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers with commas between them") from None
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -179,6 +217,18 @@ def _data_stats(arguments: argparse.Namespace) -> int:
         # A pipe has no width of its own, and 80 columns would cut names.
         Console(width=None if sys.stdout.isatty() else 120).print(table(figures))
     return 0
+
+
+def _bench_kernels(arguments: argparse.Namespace) -> int:
+    from compact_ds.kernels import bench
+
+    return bench.run(
+        bench.Options(
+            arguments.shapes, arguments.rows, arguments.providers, arguments.distributions, arguments.dtype,
+            arguments.device, arguments.grad_fraction, arguments.softcap, arguments.slots, arguments.repeats,
+            arguments.output, arguments.quick, draws=not arguments.no_plot, prints_json=arguments.json,
+        )
+    )  # fmt: skip
 
 
 def _print(result: Mapping[str, Any], as_json: bool) -> None:

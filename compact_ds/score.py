@@ -42,7 +42,7 @@ def run(
     training_set = TrainingSet(settings.model_copy(update={"method": "compact"}), tokeniser)
     lm = load_lm(settings, len(tokeniser.tokenizer))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module = Student(lm, settings.tree.layout, settings.tree.probes).to(device).eval()
+    module = Student(lm, settings.tree.layout, settings.tree.probes, settings.kernels).to(device).eval()
     rows = _score(settings, training_set, module, device)
     if output is not None:
         output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

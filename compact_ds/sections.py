@@ -202,6 +202,8 @@ class Config(Section):
     """Seed of sampling and of random weights."""
     checkpoint_every: int = Field(0, ge=0)
     """Write a checkpoint every so many steps; 0 only when interrupted."""
+    kernels: Literal["auto", "torch", "triton"] = "auto"
+    """What computes the head, its scores and tree attention: `auto` takes Triton on a GPU and PyTorch elsewhere."""
     data: DataConfig
     student: StudentConfig
     tree: TreeConfig = TreeConfig()

@@ -76,7 +76,7 @@ class Step:
     def _weigh(self, batch: Batch, step: int, agreement: Agreement) -> tuple[Tensor, Tensor, Tensor]:
         """Forward pass of a micro-batch: its weighted loss sum, its weights, and its C, A, D and token losses as [4, R]."""
         lse_N, z_N1 = self._engine.forward(batch)
-        measured = measure(lse_N, z_N1, batch)
+        measured = measure(lse_N, z_N1, batch, self._config.kernels)
         gold = None
         if measured.gold_P is not None and measured.gold0_R is not None:
             gold = (measured.gold_P, batch.rationale_P, measured.gold0_R)

@@ -86,7 +86,10 @@ class _Run:
         if self._from is not None and checkpoint.world_size_of(self._from) != group.world_size:
             self._from = checkpoint.make_universal(self._from, group)
         self.engine = Engine(
-            Student(lm, config.tree.layout, config.tree.probes), config, group, universal=_is_universal(self._from)
+            Student(lm, config.tree.layout, config.tree.probes, config.kernels),
+            config,
+            group,
+            universal=_is_universal(self._from),
         )
         self.stepper = Step(config, data, self.engine, group)
 

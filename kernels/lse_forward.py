@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from compact_ds.kernels.lse_torch import HeadShape
 from compact_ds.kernels.logits_tile import LN2, LOG2E, logits_tile, tile_of_program
+from compact_ds.kernels.lse_torch import HeadShape
 from compact_ds.kernels.operands import operand
 from compact_ds.kernels.tiles import Tiles
 

@@ -1,6 +1,6 @@
 """The head's primitive: log-sum-exp and target logits of every row, without logits in memory.
 
-Owns the public function, its checks and the choice of an implementation. Knows rows and targets, not teachers: what a row
+Owns the public function, its checks and the call of the chosen implementation. Knows rows and targets, not teachers: what a row
 means, and every weighting, is the caller's.
 
 Legend: N rows, K target slots a row, V vocabulary, D hidden size.
@@ -8,11 +8,19 @@ Legend: N rows, K target slots a row, V vocabulary, D hidden size.
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 from torch import Tensor
 
+from compact_ds.kernels.choice import Kernels, choose
 from compact_ds.kernels.lse_torch import EMPTY, HeadShape, lse_gather_torch
 
 __all__ = ["EMPTY", "lse_gather"]
+
+Backward = Literal["workspace", "atomic"]
+# A GPU's chunk must keep its matrix units busy; a CPU's should stay in its caches.
+_WORKSPACE_BYTES = {"triton": 256 << 20, "torch": 64 << 20}
 
 
 def lse_gather(
@@ -24,14 +32,20 @@ def lse_gather(
     softcap: float | None = None,
     scale: float = 1.0,
     grad_rows: int | None = None,
-    workspace_bytes: int = 64 << 20,
+    kernels: Kernels = "auto",
+    backward: Backward = "workspace",
+    workspace_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`(lse[N], z[N, K])` in fp32: log-sum-exp of each row's logits and the logits of its K targets.
 
     A row's negative log-likelihood of slot k is `lse - z[:, k]` nats. Slots that hold EMPTY (-100) give 0 and no gradient.
-    Both results are differentiable, with any gradient per row, to hidden states, weight and bias, for the first
-    `grad_rows` rows (all of them when None); the others cost no backward pass. `workspace_bytes` bounds the largest buffer
-    of logits. Targets are int64 in `[0, V)` or EMPTY. Raises ValueError for shapes that do not fit.
+    Both results are differentiable, with any gradient per row, to hidden states, weight and bias, for the first `grad_rows`
+    rows (all of them when None); the others cost no backward pass.
+
+    Targets are integers in `[0, V)` or EMPTY. `kernels` is `auto`, `torch` or `triton`, as `choice.choose` reads it; `backward`
+    only matters to Triton: `workspace` repeats bit for bit, `atomic` needs no buffer. `workspace_bytes` bounds the buffer of
+    logits or of their gradients. Raises ValueError for shapes that do not fit and targets out of range (on a GPU the latter
+    fails as a device assertion, so as not to wait for the device), ConfigError for kernels that cannot run here.
     """
     num_rows = hidden_ND.shape[0]
     if hidden_ND.ndim != 2 or targets_NK.ndim != 2 or targets_NK.shape[0] != num_rows:
@@ -43,4 +57,20 @@ def lse_gather(
     rows = num_rows if grad_rows is None else grad_rows
     if not 0 <= rows <= num_rows:
         raise ValueError(f"grad_rows must be in [0, {num_rows}], got {rows}")
-    return lse_gather_torch(hidden_ND, weight_VD, targets_NK, bias_V, HeadShape(softcap, scale, rows, workspace_bytes))
+    _check_targets(targets_NK, weight_VD.shape[0])
+    path = choose(kernels, hidden_ND.device, hidden_ND.dtype)
+    shape = HeadShape(softcap, scale, rows, workspace_bytes or _WORKSPACE_BYTES[path])
+    if path == "triton":
+        from compact_ds.kernels.lse_triton import lse_gather_triton
+
+        return lse_gather_triton(hidden_ND, weight_VD, targets_NK, bias_V, shape, backward)
+    return lse_gather_torch(hidden_ND, weight_VD, targets_NK, bias_V, shape)
+
+
+def _check_targets(targets_NK: Tensor, vocabulary: int) -> None:
+    fits_NK = ((targets_NK >= 0) & (targets_NK < vocabulary)) | (targets_NK == EMPTY)
+    if targets_NK.is_cuda:
+        torch._assert_async(fits_NK.all())
+    elif not bool(fits_NK.all()):
+        found = int(targets_NK[~fits_NK][0])
+        raise ValueError(f"target {found} is neither in [0, {vocabulary}) nor EMPTY ({EMPTY})")

@@ -8,7 +8,6 @@ Legend: N rows, V vocabulary, D hidden size, K target slots.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,9 +16,7 @@ from torch import Tensor
 from compact_ds.kernels import lse_backward, lse_forward
 from compact_ds.kernels.lse_torch import HeadShape
 from compact_ds.kernels.operands import prepared, takes_descriptors
-from compact_ds.kernels.tiles import Kernel, Tiles, target_of, tiles_for
-
-SLOTS = (1, 2, 4)
+from compact_ds.kernels.tiles import SLOTS, Kernel, Tiles, target_of, tiles_for
 
 
 def lse_gather_triton(
@@ -35,7 +32,9 @@ def lse_gather_triton(
     `backward` is `workspace` or `atomic`, see `lse_backward`. `grad_rows` bounds the rows of either.
     """
     if backward == "forward" or targets_NK.shape[1] not in SLOTS:
-        raise ValueError(f"backward={backward!r} with {targets_NK.shape[1]} target slots: workspace or atomic, 1, 2 or 4")
+        raise ValueError(
+            f"backward={backward!r} with {targets_NK.shape[1]} target slots: workspace or atomic, 1, 2 or 4"
+        )
     if hidden_ND.dtype != weight_VD.dtype:
         raise ValueError(f"hidden states are {hidden_ND.dtype}, the weight is {weight_VD.dtype}: the types must agree")
     return _LseGather.apply(hidden_ND, weight_VD, bias_V, targets_NK, shape, backward)  # type: ignore[no-any-return,no-untyped-call]
@@ -45,7 +44,7 @@ class _LseGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_ND, weight_VD, bias_V, targets_NK, shape, backward):  # type: ignore[no-untyped-def]
         hidden, weight, targets = prepared(hidden_ND, weight_VD, targets_NK)
-        tiles = _tiles("forward", hidden, weight, hidden.shape[0])
+        tiles = _tiles("forward", hidden, weight, targets, shape)
         lse_N, z_NK = lse_forward.forward(hidden, weight, targets, bias_V, shape, tiles)
         # Under ZeRO-3 the weight is whole only while its module runs; saving the parameter itself lets the hook that
         # gathers it for the backward pass fill this very tensor again.
@@ -61,15 +60,18 @@ class _LseGather(torch.autograd.Function):
         _, weight, targets = prepared(hidden, weight_VD, targets)
         saved = (hidden[rows], weight, bias_V, targets[rows], lse_N[rows])
         run: Any = lse_backward.atomic_backward if ctx.backward == "atomic" else lse_backward.workspace_backward
-        tiles = _tiles(ctx.backward, hidden[rows], weight, num_rows)
+        tiles = _tiles(ctx.backward, hidden[rows], weight, targets, ctx.shape)
         upstream = (grad_lse_N[rows].contiguous(), grad_z_NK[rows].contiguous())
-        grad_hidden, grad_weight, grad_bias = run(saved, *upstream, ctx.needs_input_grad[:3], ctx.shape, tiles)
+        # Autocast would narrow the fp32 products of the backward pass.
+        with torch.autocast(hidden.device.type, enabled=False):
+            grad_hidden, grad_weight, grad_bias = run(saved, *upstream, ctx.needs_input_grad[:3], ctx.shape, tiles)
         if grad_hidden is not None and num_rows < hidden.shape[0]:
             grad_hidden = torch.cat([grad_hidden, grad_hidden.new_zeros(hidden.shape[0] - num_rows, hidden.shape[1])])
         return grad_hidden, grad_weight, grad_bias, None, None, None
 
 
-def _tiles(kernel: Kernel, hidden: Tensor, weight: Tensor, num_rows: int) -> Tiles:
-    descriptors = takes_descriptors(hidden, weight) and kernel != "atomic"
-    tiles = tiles_for(target_of(hidden.device), kernel, hidden.dtype, num_rows, descriptors)
-    return replace(tiles, tma=tiles.tma and descriptors)
+def _tiles(kernel: Kernel, hidden: Tensor, weight: Tensor, targets_NK: Tensor, shape: HeadShape) -> Tiles:
+    return tiles_for(
+        target_of(hidden.device), kernel, hidden.dtype, hidden.shape[0], targets_NK.shape[1],
+        capped=shape.softcap is not None, descriptors=takes_descriptors(hidden, weight),
+    )  # fmt: skip

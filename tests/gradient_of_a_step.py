@@ -49,7 +49,7 @@ def run(case: dict, group: Ranks) -> None:
     tokeniser = Tokeniser(load_tokenizer(config.student), config.data.cue)
     data = TrainingSet(config, tokeniser)
     lm = load_lm(config, len(tokeniser.tokenizer))
-    engine = Engine(Student(lm, config.tree.layout, config.tree.probes), config, group)
+    engine = Engine(Student(lm, config.tree.layout, config.tree.probes, config.kernels), config, group)
     step = Step(config, data, engine, group)
     # Scales as a running job has them, so that weights are far from uniform.
     step.scales.sums = torch.tensor([0.5, 0.02, 0.001, 24, 24, 24, 300, 100], dtype=torch.float64)

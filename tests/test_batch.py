@@ -73,7 +73,7 @@ def test_every_head_row_is_a_token_of_its_sequence(layout, seed: int, num_record
     records = [labelled(rng, f"r{i}") for i in range(num_records)]
     batch, _ = batch_of(records, layout, 200, max_probes)
     expected = sequences(records, max_probes)
-    offsets = batch.offsets_S1.tolist()
+    offsets = batch.plan.offsets_S1.tolist()
     assert offsets == [0, *np.cumsum([count for _, count in expected])]
     for s, (ids, count) in enumerate(expected):
         for n, length in zip(range(offsets[s], offsets[s + 1]), range(len(ids) - count, len(ids)), strict=True):
@@ -150,7 +150,7 @@ def test_two_rows_by_hand() -> None:
     # The rationales' rows, the questions' probes, the probe after 21.
     assert batch.index_N.tolist() == [1, 2, 8, 9, 4, 12, 6]
     assert batch.target_N.tolist() == [21, 22, 31, 32, 19, 16, 19]
-    assert (batch.offsets_S1.tolist(), batch.num_grad) == ([0, 2, 4, 5, 6, 7], 4)
+    assert (batch.plan.offsets_S1.tolist(), batch.num_grad) == ([0, 2, 4, 5, 6, 7], 4)
     assert (batch.teacher_R.tolist(), batch.right_R.tolist()) == ([3, 0], [1.0, 0.0])
 
 
@@ -171,4 +171,4 @@ def test_a_stand_in_has_the_same_tensors_and_does_not_count() -> None:
     moved = stand_in.to(torch.device("meta"))
     assert not moved.counts
     tensors = [getattr(moved, f.name) for f in fields(moved) if isinstance(getattr(batch, f.name), Tensor)]
-    assert len(tensors) == 13 and all(t.is_meta for t in tensors)
+    assert len(tensors) == 12 and moved.plan.row_M.is_meta and all(t.is_meta for t in tensors)

@@ -32,6 +32,8 @@ CASES = {
         "recomputed": ["student.gradient_checkpointing=true"],
         "offloaded": [f"engine.deepspeed={ROOT / 'configs/deepspeed/zero3_offload.json'}"],
         "lora": LORA,
+        "triton": ["kernels=triton"],
+        "lora triton": [*LORA, "kernels=triton"],
         "lora recomputed": [*LORA, "student.gradient_checkpointing=true"],
         "bf16": ["engine.precision=bf16"],
     },
@@ -42,6 +44,7 @@ CASES = {
         "2 stage 3": [*MORE_ROWS, f"engine.deepspeed={ROOT / 'configs/deepspeed/zero3.json'}"],
         "2 muted": ["mute", *SMALL_ROWS],
         "2 lora": [*LORA, *SMALL_ROWS],
+        "2 triton": ["kernels=triton", *SMALL_ROWS],
     },
 }  # fmt: skip
 
@@ -100,12 +103,17 @@ def test_the_split_over_ranks_and_micro_batches_changes_no_gradient(steps, name)
     _assert_same(steps[name], steps["whole"])
 
 
+@pytest.mark.parametrize("name", ["triton", "2 triton"])
+def test_the_triton_kernels_give_the_gradients_of_the_torch_path(steps, name):
+    _assert_same(steps[name], steps["whole"])
+
+
 @pytest.mark.parametrize("name", ["rows", "inside", "stage 0", "stage 1", "stage 2", "recomputed", "offloaded"])
 def test_layout_stage_and_memory_settings_change_no_gradient(steps, name):
     _assert_same(steps[name], steps["whole"])
 
 
-@pytest.mark.parametrize("name", ["lora recomputed", "2 lora"])
+@pytest.mark.parametrize("name", ["lora recomputed", "lora triton", "2 lora"])
 def test_adapters_learn_the_same_under_every_split(steps, name):
     assert all("lora" in parameter for parameter in steps["lora"]["gradients"])
     _assert_same(steps[name], steps["lora"])

@@ -1,7 +1,10 @@
 """Tree attention inside a transformers model, and the refusal of models that cannot take it.
 
-Owns how the mask reaches the attention layers: as a registered attention implementation, so that no model file is touched
-and families differ only in what they ask for (sliding window, soft cap). The mathematics is in `kernels.tree_attention`.
+Owns how the tree reaches the attention layers: as a registered attention implementation, so that no model file is touched
+and families differ only in what they ask for (sliding window, soft cap). The mathematics, and the choice of what computes
+it, are in `kernels.tree_attention`.
+
+Legend: B rows, H query heads, L tokens of a row, E head size.
 """
 
 from __future__ import annotations
@@ -13,15 +16,18 @@ from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
 from compact_ds.errors import ConfigError
-from compact_ds.kernels.tree_attention import tree_attention, window_mask
+from compact_ds.kernels.tree_attention import Kernels, choose, tree_attention
 from compact_ds.student.prefix import TreePass
 
 NAME = "compact_tree"
 _KINDS = {"full_attention", "sliding_attention"}
 
 
-def install(model: PreTrainedModel, tree_pass: TreePass) -> None:
-    """Make every attention layer of the model read the tree from `tree_pass`. Raises ConfigError for an unfit family."""
+def install(model: PreTrainedModel, tree_pass: TreePass, kernels: Kernels = "auto") -> None:
+    """Make every attention layer of the model read the tree from `tree_pass`. Raises ConfigError for an unfit family.
+
+    What computes attention follows `kernels` and the device of the first forward pass, see `kernels.tree_attention.choose`.
+    """
     reason = refusal(model)
     if reason is not None:
         found = model.config.model_type
@@ -29,6 +35,7 @@ def install(model: PreTrainedModel, tree_pass: TreePass) -> None:
     AttentionInterface.register(NAME, _attend)
     AttentionMaskInterface.register(NAME, _no_mask)
     model.set_attn_implementation(NAME)
+    tree_pass.kernels = kernels
     for module in model.modules():
         module.tree_pass = tree_pass  # type: ignore[assignment]
 
@@ -76,13 +83,10 @@ def _attend(
         raise ConfigError(
             "student.model", type(module).__name__, "attention without sinks or dropout", "set tree.layout=rows"
         )
-    assert tree_pass.mask_B1LL is not None and tree_pass.positions_BL is not None
-    mask = tree_pass.mask_B1LL
-    if sliding_window is not None:
-        masks = tree_pass.window_masks
-        if sliding_window not in masks:
-            masks[sliding_window] = window_mask(mask, tree_pass.positions_BL, sliding_window)
-        mask = masks[sliding_window]
+    assert tree_pass.tree is not None
     tree_pass.attention_calls += 1
-    out = tree_attention(query, key, value, mask, tree_pass.num_trunk, scaling, softcap)
-    return out.transpose(1, 2).contiguous(), None
+    backend = choose(tree_pass.kernels, query.device.type, query.shape[-1])
+    out_BHLE = tree_attention(
+        query, key, value, tree_pass.tree, backend, scale=scaling, window=sliding_window, softcap=softcap
+    )
+    return out_BHLE.transpose(1, 2).contiguous(), None

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from compact_ds.errors import ConfigError
+from compact_ds.kernels.choice import Kernels
 from compact_ds.kernels.lse_gather import lse_gather
 
 
@@ -21,6 +22,7 @@ class ScoringHead(nn.Linear):
 
     softcap: float | None
     scale: float
+    kernels: Kernels
 
     def forward(  # type: ignore[override]
         self, input: Tensor, targets_NK: Tensor | None = None, grad_rows: int | None = None
@@ -29,12 +31,16 @@ class ScoringHead(nn.Linear):
         if targets_NK is None:
             return super().forward(input)
         return lse_gather(
-            input, self.weight, targets_NK, self.bias, softcap=self.softcap, scale=self.scale, grad_rows=grad_rows
-        )
+            input, self.weight, targets_NK, self.bias, softcap=self.softcap, scale=self.scale, grad_rows=grad_rows,
+            kernels=self.kernels,
+        )  # fmt: skip
 
 
-def install(model: Any) -> ScoringHead:
-    """Turn the model's output embedding into a ScoringHead in place. Raises ConfigError when it is no plain linear layer."""
+def install(model: Any, kernels: Kernels = "auto") -> ScoringHead:
+    """Turn the model's output embedding into a ScoringHead in place, computed by `kernels`.
+
+    Raises ConfigError when it is no plain linear layer.
+    """
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
         raise ConfigError(
@@ -43,6 +49,7 @@ def install(model: Any) -> ScoringHead:
     config = model.config.get_text_config()
     head.__class__ = ScoringHead
     scoring: ScoringHead = head  # type: ignore[assignment]
+    scoring.kernels = kernels
     scoring.softcap = getattr(config, "final_logit_softcapping", None)
     # Granite divides and Cohere multiplies the logits by a constant of the config.
     scoring.scale = float(getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1.0))

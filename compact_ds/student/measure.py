@@ -14,8 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from compact_ds.kernels.segment_scores import segment_means
-from compact_ds.kernels.tree_attention import ancestor_mask
+from compact_ds.kernels.choice import Kernels
+from compact_ds.kernels.segment_scores import segment_scores
+from compact_ds.kernels.tree_attention import Ancestry
 from compact_ds.student import attention, head, prefix
 from compact_ds.tree.batch import Batch
 
@@ -24,7 +25,11 @@ class Student(nn.Module):
     """A causal LM (with adapters or without) fitted with tree attention, prefix training and a scoring head."""
 
     def __init__(
-        self, lm: Any, layout: Literal["tree", "rows"], probes: Literal["beside", "inside"] = "beside"
+        self,
+        lm: Any,
+        layout: Literal["tree", "rows"],
+        probes: Literal["beside", "inside"] = "beside",
+        kernels: Kernels = "auto",
     ) -> None:
         super().__init__()
         self.lm = lm
@@ -32,9 +37,9 @@ class Student(nn.Module):
         self._tree_pass = prefix.TreePass()
         self._checked = layout == "rows"
         base = _base(lm)
-        head.install(base)
+        head.install(base, kernels)
         if layout == "tree":
-            attention.install(base, self._tree_pass)
+            attention.install(base, self._tree_pass, kernels)
         if self._beside:
             prefix.train_on_prefix(lm, self._tree_pass)
 
@@ -43,8 +48,7 @@ class Student(nn.Module):
         base = _base(self.lm)
         num_trunk = batch.num_trunk if self._beside else batch.ids_BL.shape[1]
         if batch.layout == "tree":
-            mask_B1LL = ancestor_mask(batch.order_BL, batch.end_BL)
-            self._tree_pass.begin(num_trunk, mask_B1LL, batch.positions_BL)
+            self._tree_pass.begin(Ancestry(batch.order_BL, batch.end_BL, batch.positions_BL, num_trunk))
         hidden_BLD = base.get_decoder()(
             input_ids=batch.ids_BL, position_ids=batch.positions_BL, use_cache=False
         ).last_hidden_state
@@ -71,9 +75,9 @@ class Measurement:
     gold_P: Tensor | None
 
 
-def measure(lse_N: Tensor, z_N1: Tensor, batch: Batch) -> Measurement:
+def measure(lse_N: Tensor, z_N1: Tensor, batch: Batch, kernels: Kernels = "auto") -> Measurement:
     """Per-rationale losses and per-probe gold log-likelihoods from the head's rows (DESIGN section 3)."""
-    loss_S = segment_means(lse_N - z_N1[:, 0], batch.offsets_S1)
+    loss_S = segment_scores(lse_N, z_N1, batch.plan, kernels=kernels).mean_S
     token_loss_R = loss_S[: batch.num_rationales]
     if not batch.num_probes:
         return Measurement(token_loss_R, None, None)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compact_ds.kernels.tree_attention import Ancestry, Kernels
+
 
 class TreePass:
     """What the layers must know about the micro-batch that is passing through them.
@@ -21,16 +23,14 @@ class TreePass:
     """
 
     def __init__(self) -> None:
+        self.tree: Ancestry | None = None
+        self.kernels: Kernels = "auto"
         self.num_trunk = 0
-        self.mask_B1LL: Tensor | None = None
-        self.positions_BL: Tensor | None = None
-        self.window_masks: dict[int, Tensor] = {}
         self.attention_calls = 0
 
-    def begin(self, num_trunk: int, mask_B1LL: Tensor | None, positions_BL: Tensor | None) -> None:
+    def begin(self, tree: Ancestry) -> None:
         """A new micro-batch starts."""
-        self.num_trunk, self.mask_B1LL, self.positions_BL = num_trunk, mask_B1LL, positions_BL
-        self.window_masks = {}
+        self.tree, self.num_trunk = tree, tree.num_trunk
         self.attention_calls = 0
 
 

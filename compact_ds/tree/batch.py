@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compact_ds.kernels.segment_scores import ScorePlan, plan_scores
 from compact_ds.tree.build import ROOT, Piece, TokenTree, build
 from compact_ds.tree.plan import Row
 from compact_ds.tree.tokenise import Record
@@ -38,7 +39,7 @@ class Batch:
     index_N: Tensor
     target_N: Tensor
     num_grad: int
-    offsets_S1: Tensor
+    plan: ScorePlan
     num_probes: int
     example_R: Tensor
     teacher_R: Tensor
@@ -64,7 +65,7 @@ class Batch:
         """The batch with its tensors on a device."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {k: v.to(device, non_blocking=True) for k, v in moved.items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
+        return replace(self, **moved, plan=self.plan.to(device))
 
     def as_stand_in(self) -> Batch:
         """The same tensors, counting for nothing."""
@@ -159,7 +160,7 @@ def _batch(
         index_N=torch.from_numpy(np.concatenate([head[key][0] for key in keys])),
         target_N=torch.from_numpy(np.concatenate([head[key][1] for key in keys])),
         num_grad=sum(lengths[: len(places)]),
-        offsets_S1=torch.tensor([0, *np.cumsum(lengths)]),
+        plan=_plan(lengths, [e for e, _ in places], [r for r, _ in probes]),
         num_probes=len(keys) - len(places),
         example_R=torch.tensor([e for e, _ in places]),
         teacher_R=torch.tensor([r.teacher for r in rationales]),
@@ -168,4 +169,20 @@ def _batch(
         rationale_P=torch.tensor([r for r, _ in probes], dtype=torch.int64),
         step_P=torch.tensor([s for _, s in probes], dtype=torch.int64),
         places_R=places,
+    )
+
+
+def _plan(lengths: list[int], example_R: list[int], rationale_P: list[int]) -> ScorePlan:
+    """Segments of head rows as `keys` orders them; each rationale's probes are a chain that starts from its question's."""
+    num_rationales, num_gold = len(example_R), len(lengths) - len(example_R)
+    offsets_S1 = torch.tensor([0, *np.cumsum(lengths)])
+    if not num_gold:
+        return plan_scores(int(offsets_S1[-1]), 1, offsets_S1)
+    first_probe = len(lengths) - len(rationale_P)
+    return plan_scores(
+        int(offsets_S1[-1]),
+        1,
+        offsets_S1,
+        base_C=torch.tensor(example_R) + num_rationales,
+        chain_C1=first_probe + torch.from_numpy(np.searchsorted(rationale_P, np.arange(num_rationales + 1))),
     )

@@ -1,0 +1,113 @@
+"""Scores of segments and chains: both paths against Python loops in float64, forward and backward."""
+
+import pytest
+import torch
+
+from compact_ds.compatibility.adaptability import adaptability
+from compact_ds.kernels.segment_scores import ScorePlan, plan_scores, segment_scores, segment_scores_reference
+
+PATHS = ["torch", "triton"]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def needs_triton(request):
+    if "triton" in request.node.name:
+        pytest.importorskip("triton")
+
+
+def plan_of(lengths, num_rows, num_slots, base=(), chain=(0,)):
+    """Segments of the given lengths over shuffled (row, slot) pairs: rows are not in segment order."""
+    torch.manual_seed(3)
+    members = torch.randperm(num_rows * num_slots)[: sum(lengths)]
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    chains = torch.tensor(base, dtype=torch.int64), torch.tensor(chain)
+    return plan_scores(num_rows, num_slots, offsets, members // num_slots, members % num_slots, *chains)
+
+
+def agree(plan: ScorePlan, num_rows, num_slots, path, tolerance=2e-5):
+    torch.manual_seed(5)
+    lse, z = torch.randn(num_rows) + 9, torch.randn(num_rows, num_slots)
+    up = torch.randn(2, len(plan.offsets_S1) - 1)
+    found = []
+    for kind, call in ((torch.float32, segment_scores), (torch.float64, segment_scores_reference)):
+        place = DEVICE if kind == torch.float32 else "cpu"
+        leaves = [t.to(place, kind).requires_grad_() for t in (lse, z)]
+        settings = {"kernels": path} if call is segment_scores else {}
+        scores = call(*leaves, plan.to(torch.device(place)), **settings)
+        loss = (scores.nll_S * up[0].to(place)).sum() + (scores.mean_S * up[1].to(place)).sum()
+        found.append((scores, torch.autograd.grad(loss, leaves)))
+    (ours, gradients), (truth, exact) = found
+    for name in ("nll_S", "count_S", "mean_S", "total_C", "jump_C", "step_C"):
+        mine, theirs = getattr(ours, name).detach().cpu().double(), getattr(truth, name).detach().double()
+        # A sum of 5,000 numbers near 9 has an ulp of 4e-3: the tolerance is relative.
+        torch.testing.assert_close(mine, theirs, atol=tolerance, rtol=2e-6, msg=name)
+    for mine, theirs in zip(gradients, exact, strict=True):
+        torch.testing.assert_close(mine.cpu().double(), theirs, atol=1e-6, rtol=1e-6)
+    assert not (ours.total_C.requires_grad or ours.jump_C.requires_grad)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("num_slots", [1, 2, 4])
+@pytest.mark.parametrize("lengths", [[0, 5, 0, 1, 60, 0], [100], [1], [0], []])
+def test_segments_that_are_empty_single_or_own_everything(lengths, num_slots, path):
+    agree(plan_of(lengths, 100, num_slots), 100, num_slots, path)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_segments_longer_than_a_block(path):
+    agree(plan_of([5000, 3, 1024, 1025], 4000, 2), 4000, 2, path)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_chains(path):
+    # An empty chain in front, in the middle and at the end; a base that is empty; two chains with one base.
+    plan = plan_of([3, 2, 4, 1, 2, 5, 0, 3], 40, 2, base=(0, 0, 6, 1, 0), chain=(2, 2, 5, 6, 6, 6))
+    agree(plan, 40, 2, path)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_rows_at_all(path):
+    plan = plan_scores(0, 1, torch.tensor([0, 0]), base_C=torch.tensor([0]), chain_C1=torch.tensor([1, 1]))
+    agree(plan, 0, 1, path)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_two_runs_agree_bit_for_bit(path):
+    plan = plan_of([700, 3, 297], 1000, 1).to(torch.device(DEVICE))
+    lse, z = torch.randn(1000, device=DEVICE), torch.randn(1000, 1, device=DEVICE)
+    first, second = (segment_scores(lse, z, plan, kernels=path) for _ in range(2))
+    assert torch.equal(first.nll_S, second.nll_S) and torch.equal(first.mean_S, second.mean_S)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_chains_are_adaptability_and_its_epiphany(path):
+    # Two questions of one answer token each, three rationales with 2, 3 and 0 probes.
+    gold = torch.tensor([-4.0, -3.0, -3.5, -1.0, -3.0, -2.5, -2.5])
+    plan = plan_scores(7, 1, torch.arange(8), base_C=torch.tensor([0, 1, 1]), chain_C1=torch.tensor([2, 4, 7, 7])).to(
+        torch.device(DEVICE)
+    )
+    scores = segment_scores(torch.zeros(7, device=DEVICE), gold[:, None].to(DEVICE), plan, kernels=path)
+    places = gold[2:], torch.tensor([0, 0, 1, 1, 1]), torch.tensor([-4.0, -3.0, -3.0])
+    total, epiphany = adaptability(*places, "total")
+    jump, _ = adaptability(*places, "jump")
+    torch.testing.assert_close(scores.total_C.cpu().double(), total, atol=1e-6, rtol=0)
+    torch.testing.assert_close(scores.jump_C.cpu().double(), jump, atol=1e-6, rtol=0)
+    assert scores.step_C.tolist() == [1, 1, -1] and epiphany.tolist() == [1, 3, -1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"offsets_S1": torch.tensor([0, 3, 2])}, "ascend"),
+        ({"offsets_S1": torch.tensor([1, 2])}, "ascend"),
+        ({"row_M": torch.tensor([0, 9])}, "row index"),
+        ({"slot_M": torch.tensor([0, 1])}, "slot index"),
+        ({"row_M": torch.tensor([1, 1])}, "two segments"),
+        ({"base_C": torch.tensor([2]), "chain_C1": torch.tensor([0, 1])}, "base index"),
+        ({"base_C": torch.tensor([0]), "chain_C1": torch.tensor([0, 1, 2])}, "one more bound"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused(changed, words):
+    with pytest.raises(ValueError, match=words):
+        plan_scores(**{"num_rows": 3, "num_slots": 1, "offsets_S1": torch.tensor([0, 1, 2])} | changed)
