@@ -83,6 +83,7 @@ def _parser() -> Parser:
 
     _add_score_and_eval(commands)
     _add_data(commands)
+    _add_kernels(commands)
     _add_bench(commands)
     return parser
 
@@ -116,6 +117,20 @@ def _add_data(commands: Any) -> None:
     stats.add_argument("--split", default="train", help="split of a datasets path or id (default: train)")
     _add_json(stats)
     stats.set_defaults(run=_data_stats)
+
+
+def _add_kernels(commands: Any) -> None:
+    kernels = commands.add_parser("kernels", help="what the compiler makes of the kernels").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    check = kernels.add_parser("check", help="compile every shipped configuration for GPUs that need not be here")
+    check.add_argument(
+        "--targets", type=_names, metavar="A,B", help="sm_80, sm_90, sm_100, gfx942 (default: all of them)"
+    )
+    check.add_argument("--jobs", type=int, default=2, metavar="J", help="compilations at a time (default: 2)")
+    check.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there as well")
+    _add_json(check)
+    check.set_defaults(run=_kernels_check)
 
 
 def _add_bench(commands: Any) -> None:
@@ -217,6 +232,12 @@ def _data_stats(arguments: argparse.Namespace) -> int:
         # A pipe has no width of its own, and 80 columns would cut names.
         Console(width=None if sys.stdout.isatty() else 120).print(table(figures))
     return 0
+
+
+def _kernels_check(arguments: argparse.Namespace) -> int:
+    from compact_ds.kernels import check
+
+    return check.run(arguments.targets, arguments.jobs, arguments.markdown, prints_json=arguments.json)
 
 
 def _bench_kernels(arguments: argparse.Namespace) -> int:

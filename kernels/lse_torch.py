@@ -5,7 +5,8 @@ Owns the portable implementation, the one that CPUs train with. The naive defini
 
 A tile stays in the processor's cache from its product to its last use, so that the passes over its elements cost little
 beside the products, and it lies in one buffer from the first to the last, so that no memory is asked of the system. Words
-are the outer loop: the gradient of a word is written once, and only that of the hidden states is read again.
+are the outer loop: the gradient of a word is written once, and only that of the hidden states is read again. Every product
+writes into memory that is given to it, which is also what keeps autocast from rounding it.
 
 Legend: N rows, R the first rows, that take a gradient, K target slots a row, V vocabulary, D hidden size, B rows of a tile,
 C words of a tile.
@@ -44,8 +45,7 @@ class _Head(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_ND, weight_VD, bias_V, targets_NK, shape):  # type: ignore[no-untyped-def]
-        with torch.autocast(hidden_ND.device.type, enabled=False):
-            lse_N, z_NK = _scan(hidden_ND, weight_VD, bias_V, targets_NK, shape, None)
+        lse_N, z_NK = _scan(hidden_ND, weight_VD, bias_V, targets_NK, shape, None)
         # Under ZeRO-3 the weight is whole only while its module runs; saving the parameter itself lets the hook that
         # gathers it for the backward pass fill this very tensor again.
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_NK, lse_N)
@@ -55,8 +55,7 @@ class _Head(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_lse_N, grad_z_NK):  # type: ignore[no-untyped-def]
-        with torch.autocast(grad_lse_N.device.type, enabled=False):
-            grads = _gradients(ctx.saved_tensors, grad_lse_N, grad_z_NK, ctx.needs_input_grad[:3], ctx.shape)
+        grads = _gradients(ctx.saved_tensors, grad_lse_N, grad_z_NK, ctx.needs_input_grad[:3], ctx.shape)
         return *grads, None, None
 
 
@@ -68,9 +67,8 @@ class _FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_ND, weight_VD, bias_V, targets_NK, shape):  # type: ignore[no-untyped-def]
-        with torch.autocast(hidden_ND.device.type, enabled=False):
-            mean_RD = hidden_ND.new_zeros((shape.grad_rows, hidden_ND.shape[1]), dtype=torch.float32)
-            lse_N, z_NK = _scan(hidden_ND, weight_VD, bias_V, targets_NK, shape, mean_RD)
+        mean_RD = hidden_ND.new_zeros((shape.grad_rows, hidden_ND.shape[1]), dtype=torch.float32)
+        lse_N, z_NK = _scan(hidden_ND, weight_VD, bias_V, targets_NK, shape, mean_RD)
         # The parameter itself, as in `_Head`.
         ctx.save_for_backward(hidden_ND, weight_VD, targets_NK, z_NK, mean_RD)
         ctx.shape = shape
@@ -145,7 +143,7 @@ def _gradients(
     hidden_ND, weight_VD, bias_V, targets_NK, lse_N = saved
     num_rows = shape.grad_rows
     hidden_RD = hidden_ND[:num_rows].float()
-    grad_lse_N, grad_z_NK = grad_lse_N * shape.scale, grad_z_NK.masked_fill(targets_NK == EMPTY, 0.0) * shape.scale
+    grad_lse_N, grad_z_NK = grad_lse_N * shape.scale, grad_z_NK * shape.scale
     grad_hidden_RD = torch.zeros_like(hidden_RD) if wanted[0] else None
     # The first tile of rows overwrites it: zeroed only if there is none, because a pass over it costs as much as a tile's.
     new = torch.empty if num_rows else torch.zeros
@@ -191,7 +189,7 @@ def _fp32(grad_CD: Tensor) -> Tensor:
 
 def _places(targets_BK: Tensor, words: slice) -> tuple[Tensor, Tensor]:
     """Which targets are words of the tile, and their columns; any column for those that are not."""
-    places_BK = targets_BK - words.start
+    places_BK = targets_BK.long() - words.start  # gather takes no narrower ids in older releases of torch
     inside_BK = (places_BK >= 0) & (targets_BK < words.stop)
     return inside_BK, places_BK.masked_fill_(~inside_BK, 0)
 

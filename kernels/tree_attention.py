@@ -24,8 +24,8 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from compact_ds.errors import ConfigError
 from compact_ds.kernels import tree_flex
+from compact_ds.kernels.choice import Kernels
 
-Kernels = Literal["auto", "torch", "triton"]
 Backend = Literal["flex", "sdpa"]
 
 

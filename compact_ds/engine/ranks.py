@@ -59,6 +59,7 @@ def ranks(timeout_seconds: int) -> Iterator[Ranks]:
             port = str(free.getsockname()[1])
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    _say_choices(os.environ["RANK"] == "0")
     import deepspeed
     import deepspeed.ops
 
@@ -76,3 +77,14 @@ def ranks(timeout_seconds: int) -> Iterator[Ranks]:
         dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def _say_choices(is_first: bool) -> None:
+    """What was chosen for this machine (`logger.info` of the package) goes to stderr, from the first rank."""
+    logger = logging.getLogger("compact_ds")
+    if is_first and not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

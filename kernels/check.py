@@ -1,0 +1,105 @@
+"""The command `kernels check`: compile everything that is shipped for every target, print the table, fail on a broken limit.
+
+Owns the run and the table. What is compiled and the limits are in `shipped`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from compact_ds.errors import UserError, nearest
+from compact_ds.kernels.tiles import TARGETS, Target
+
+if TYPE_CHECKING:
+    from compact_ds.kernels.compile_check import Compiled
+
+_COLUMNS = (
+    "kernel",
+    "target",
+    "warps/stages",
+    "registers",
+    "stack B",
+    "spill B",
+    "shared KiB",
+    "matrix",
+    "TMA",
+    "lines",
+)
+
+
+def run(targets: Sequence[str] | None, jobs: int, markdown: Path | None, *, prints_json: bool) -> int:
+    """Compile, print, and return 1 when a limit is broken. Raises UserError without Triton or for an unknown target."""
+    chosen = _checked(targets)
+    from compact_ds.kernels.shipped import failures, launches
+
+    work = [(target, i) for target in chosen for i in range(len(list(launches(target))))]
+    found = list(tqdm(_compiled(work, jobs), total=len(work), desc="compiling", disable=not sys.stderr.isatty()))
+    broken = [(one, failures(one)) for one in found if failures(one)]
+    if markdown is not None:
+        markdown.write_text(_markdown(found), encoding="utf-8")
+    if prints_json:
+        print(json.dumps([asdict(one) | {"failures": failures(one)} for one in found]))
+    else:
+        _print(found)
+    for one, reasons in broken:
+        sys.stderr.write(f"kernels check: {one.name} on {one.target}: {'; '.join(reasons)}\n")
+    print(f"{len(found)} kernels compiled, {len(broken)} break a limit", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _checked(targets: Sequence[str] | None) -> tuple[Target, ...]:
+    if importlib.util.find_spec("triton") is None:
+        raise UserError("kernels check", "no triton", "the package triton", "pip install triton")
+    for name in targets or ():
+        if name not in TARGETS:
+            raise UserError("--targets", name, ", ".join(TARGETS), nearest(name, TARGETS))
+    return tuple(target for target in TARGETS if not targets or target in targets)
+
+
+def _compiled(work: list[tuple[Target, int]], jobs: int) -> Iterator[Compiled]:
+    # New interpreters, because the interpreter's switch and the flags of the compiler are read once, on import.
+    environment = {"TRITON_INTERPRET": "0", "TRITON_DEFAULT_FP_FUSION": "1"}
+    with ProcessPoolExecutor(
+        jobs, get_context("spawn"), initializer=os.environ.update, initargs=(environment,)
+    ) as pool:
+        yield from pool.map(_one, work)
+
+
+def _one(work: tuple[Target, int]) -> Compiled:
+    from compact_ds.kernels.compile_check import compile_for
+    from compact_ds.kernels.shipped import launches
+
+    target, i = work
+    return compile_for(list(launches(target))[i], target)
+
+
+def _cells(one: Compiled) -> tuple[str, ...]:
+    launch = f"{one.warps}/{one.stages}"
+    counts = (one.registers, one.stack_bytes, one.spill_bytes, one.shared_bytes // 1024, one.matrix, one.tma_loads)
+    return (one.name, one.target, launch, *map(str, counts), str(one.instructions))
+
+
+def _print(found: list[Compiled]) -> None:
+    table = Table(*_COLUMNS)
+    for one in found:
+        table.add_row(*_cells(one))
+    Console(width=150 if not sys.stdout.isatty() else None).print(table)
+
+
+def _markdown(found: list[Compiled]) -> str:
+    lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS)]
+    lines += ["| " + " | ".join(_cells(one)) + " |" for one in found]
+    return "\n".join(lines) + "\n"

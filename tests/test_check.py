@@ -1,0 +1,63 @@
+"""The ahead-of-time check: it compiles, it counts, and it fails on a broken limit."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("triton")
+
+from compact_ds.cli import main
+from compact_ds.kernels.compile_check import Compiled
+from compact_ds.kernels.shipped import failures, launches
+from compact_ds.kernels.tiles import TARGETS
+
+GOOD = Compiled("forward bf16 K=1 128x128x64 TMA", "sm_90", 128, 0, 0, 98_304, 8, 3, 4, 6, 1000)
+
+
+def test_a_kernel_within_the_limits_has_no_failures():
+    assert failures(GOOD) == []
+    assert failures(replace(GOOD, name="score segments K=1", matrix=0, tma_loads=0)) == []
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ({"stack_bytes": 8}, "8 bytes of stack"),
+        ({"spill_bytes": 4}, "4 spilled"),
+        ({"shared_bytes": 240_000}, "shared memory"),
+        ({"matrix": 0}, "no matrix instruction"),
+        ({"tma_loads": 0}, "no TMA load"),
+        ({"registers": 171}, "170 is the limit"),
+    ],
+)
+def test_each_limit(broken, words):
+    assert any(words in reason for reason in failures(replace(GOOD, **broken)))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_launch_names_each_argument_once(target):
+    seen = set()
+    for launch in launches(target):
+        assert set(launch.types) | set(launch.constants) == set(launch.kernel.arg_names), launch.name
+        assert not set(launch.types) & set(launch.constants)
+        assert launch.name not in seen
+        seen.add(launch.name)
+
+
+def test_an_unknown_target_is_refused(capsys):
+    assert main(["kernels", "check", "--targets", "sm_91"]) == 2
+    assert "sm_91" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_everything_that_is_shipped_compiles_within_the_limits():
+    command = [sys.executable, "-m", "compact_ds.cli", "kernels", "check", "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"TRITON_INTERPRET": "0"}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {one["target"] for one in json.loads(done.stdout)} == set(TARGETS)
