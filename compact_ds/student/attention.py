@@ -16,7 +16,8 @@ from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
 from compact_ds.errors import ConfigError
-from compact_ds.kernels.tree_attention import Kernels, choose, tree_attention
+from compact_ds.kernels.choice import Kernels
+from compact_ds.kernels.tree_attention import choose, tree_attention
 from compact_ds.student.prefix import TreePass
 
 NAME = "compact_tree"

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compact_ds.kernels.tree_attention import Ancestry, Kernels
+from compact_ds.kernels.choice import Kernels
+from compact_ds.kernels.tree_attention import Ancestry
 
 
 class TreePass:
