@@ -71,11 +71,12 @@ def _checked(targets: Sequence[str] | None) -> tuple[Target, ...]:
 
 def _compiled(work: list[tuple[Target, int]], jobs: int) -> Iterator[Compiled]:
     # New interpreters, because the interpreter's switch and the flags of the compiler are read once, on import.
-    environment = {"TRITON_INTERPRET": "0", "TRITON_DEFAULT_FP_FUSION": "1"}
-    with ProcessPoolExecutor(
-        jobs, get_context("spawn"), initializer=os.environ.update, initargs=(environment,)
-    ) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_set_flags) as pool:
         yield from pool.map(_one, work)
+
+
+def _set_flags() -> None:
+    os.environ.update(TRITON_INTERPRET="0", TRITON_DEFAULT_FP_FUSION="1")
 
 
 def _one(work: tuple[Target, int]) -> Compiled:
