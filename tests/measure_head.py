@@ -146,14 +146,20 @@ def main():
     parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--vocabulary", type=int, default=49152)
     parser.add_argument("--features", type=int, default=576)
+    parser.add_argument("--cases", nargs="+", choices=["products", "all", "quarter", "frozen"])
     args = parser.parse_args()
+    cases = args.cases or ["products", "all", "quarter", "frozen"]
     torch.set_num_threads(args.threads)
     chunked = [f"chunked {size}" for size in CHUNKS if size < args.rows]
     print(f"torch {torch.__version__}, {vars(args)}")
-    products(args)
-    compare("all rows take a gradient", ["plain", "ours", *chunked], args)
-    compare("a quarter takes a gradient", ["plain", "ours", "plain_split"], args, grad_rows=args.rows // 4)
-    compare("frozen head", ["plain", "ours", *chunked[-2:]], args, frozen=True)
+    if "products" in cases:
+        products(args)
+    if "all" in cases:
+        compare("all rows take a gradient", ["plain", "ours", *chunked], args)
+    if "quarter" in cases:
+        compare("a quarter takes a gradient", ["plain", "ours", "plain_split"], args, grad_rows=args.rows // 4)
+    if "frozen" in cases:
+        compare("frozen head", ["plain", "ours", *chunked[-2:]], args, frozen=True)
 
 
 if __name__ == "__main__":
