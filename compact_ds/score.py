@@ -63,7 +63,7 @@ def _score(settings: Config, training_set: TrainingSet, module: Student, device:
     measured: list[tuple[Batch, list[Record], Measurement]] = []
     for batch, records in tqdm(list(training_set.all_batches()), desc="score", unit="batch"):
         lse_N, z_N1 = module(batch.to(device))
-        measured.append((batch.to(device), records, measure(lse_N, z_N1, batch.to(device))))
+        measured.append((batch.to(device), records, measure(lse_N, z_N1, batch.to(device), settings.kernels)))
     for _ in range(2):
         # Difficulty is measured against the mean loss, so its scale needs the mean first.
         total = torch.zeros(RunningScales.SIZE, dtype=torch.float64, device=device)

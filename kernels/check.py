@@ -70,13 +70,13 @@ def _checked(targets: Sequence[str] | None) -> tuple[Target, ...]:
 
 
 def _compiled(work: list[tuple[Target, int]], jobs: int) -> Iterator[Compiled]:
-    # New interpreters, because the interpreter's switch and the flags of the compiler are read once, on import.
-    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_set_flags) as pool:
+    # New processes, because Triton reads the interpreter's switch once, when a kernel is defined.
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_leave_interpreter) as pool:
         yield from pool.map(_one, work)
 
 
-def _set_flags() -> None:
-    os.environ.update(TRITON_INTERPRET="0", TRITON_DEFAULT_FP_FUSION="1")
+def _leave_interpreter() -> None:
+    os.environ["TRITON_INTERPRET"] = "0"
 
 
 def _one(work: tuple[Target, int]) -> Compiled:

@@ -17,6 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from compact_ds.kernels.operands import FP_FUSION
 from compact_ds.kernels.tiles import Target
 
 _TARGETS: dict[str, GPUTarget] = {
@@ -77,7 +78,7 @@ def compile_for(launch: Launch, target: Target) -> Compiled:
             if kind.startswith("*") or n in launch.divisible
         },
     )
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    options = {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": FP_FUSION}
     made = triton.compile(source, target=_TARGETS[target], options=options)
     read = _read_amd if target == "gfx942" else _read_nvidia
     return Compiled(launch.name, target, *read(made, target), launch.warps, launch.stages, *_instructions(made, target))

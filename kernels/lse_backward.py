@@ -17,7 +17,7 @@ from torch import Tensor
 
 from compact_ds.kernels.logits_tile import LOG2E, dot, logits_tile, tile_of_program
 from compact_ds.kernels.lse_torch import HeadShape
-from compact_ds.kernels.operands import operand
+from compact_ds.kernels.operands import compiled_for, operand
 from compact_ds.kernels.tiles import Tiles
 
 # Vocabulary tiles that a chunk should have at least: shorter chunks re-read the hidden states' gradient more often.
@@ -105,6 +105,21 @@ def grad_logits_chunk(
 
 
 @triton.jit
+def add_product(
+    left, right, inner, num_inner, stride, total, outer, num_outer, D, HEIGHT: tl.constexpr, BD: tl.constexpr
+):
+    """Add `left[HEIGHT, inner] @ right[inner, D]` to the rows `outer` of fp32 `total[num_outer, D]`."""
+    depths = tl.arange(0, BD)
+    for depth in range(0, D, BD):
+        inside = (depths < D - depth)[None, :]
+        at = right + inner[:, None] * stride + (depth + depths)[None, :]
+        factor = tl.load(at, mask=(inner < num_inner)[:, None] & inside, other=0.0)
+        share = dot(left, factor, tl.zeros((HEIGHT, BD), tl.float32))
+        to = total + outer[:, None] * D + (depth + depths)[None, :]
+        tl.atomic_add(to, share, mask=(outer < num_outer)[:, None] & inside, sem="relaxed")
+
+
+@triton.jit
 def grad_fused(
     hidden,
     weight,
@@ -148,23 +163,10 @@ def grad_fused(
     if WANTS_BIAS:
         tl.atomic_add(grad_bias + columns, tl.sum(tile, 0), mask=columns < V, sem="relaxed")
     narrow = tile.to(hidden.dtype.element_ty)
-    depths = tl.arange(0, BD)
     if WANTS_HIDDEN:
-        for depth in range(0, D, BD):
-            inside = (depths < D - depth)[None, :]
-            at = columns[:, None] * stride_weight + (depth + depths)[None, :]
-            words = tl.load(weight + at, mask=(columns < V)[:, None] & inside, other=0.0)
-            share = dot(narrow, words, tl.zeros((BN, BD), tl.float32))
-            to = grad_hidden + rows[:, None] * D + (depth + depths)[None, :]
-            tl.atomic_add(to, share, mask=(rows < N)[:, None] & inside, sem="relaxed")
+        add_product(narrow, weight, columns, V, stride_weight, grad_hidden, rows, N, D, BN, BD)
     if WANTS_WEIGHT:
-        for depth in range(0, D, BD):
-            inside = (depths < D - depth)[None, :]
-            at = rows[:, None] * stride_hidden + (depth + depths)[None, :]
-            states = tl.load(hidden + at, mask=(rows < N)[:, None] & inside, other=0.0)
-            share = dot(narrow.T, states, tl.zeros((BV, BD), tl.float32))
-            to = grad_weight + columns[:, None] * D + (depth + depths)[None, :]
-            tl.atomic_add(to, share, mask=(columns < V)[:, None] & inside, sem="relaxed")
+        add_product(narrow.T, hidden, rows, N, stride_hidden, grad_weight, columns, V, D, BV, BD)
 
 
 def workspace_backward(
@@ -227,10 +229,8 @@ def atomic_backward(
         grad_fused[(grid,)](
             hidden_ND, weight_VD, bias_V, targets_NK, lse_N, grad_lse_N, grad_z_NK, grad_hidden, grad_weight, grad_bias,
             num_rows, vocabulary, depth, hidden_ND.stride(0), weight_VD.stride(0), shape.scale, shape.softcap or 0.0,
-            K=targets_NK.shape[1], BN=tiles.rows, BV=tiles.vocab, BD=tiles.depth, GROUP=tiles.group,
-            HAS_BIAS=bias_V is not None, HAS_SCALE=shape.scale != 1.0, HAS_CAP=shape.softcap is not None,
             WANTS_HIDDEN=wants[0], WANTS_WEIGHT=wants[1], WANTS_BIAS=wants[2],
-            num_warps=tiles.warps, num_stages=tiles.stages,
+            **compiled_for(tiles, shape, bias_V, targets_NK.shape[1]),
         )  # fmt: skip
     return _typed(grad_hidden, hidden_ND), _typed(grad_weight, weight_VD), _typed(grad_bias, bias_V)
 
@@ -251,9 +251,7 @@ def _launch_chunk(
         operand(hidden_ND[rows], tiles.rows, tiles), operand(weight_VD, tiles.vocab, tiles), bias_V,
         targets_NK[rows], lse_N[rows], grad_lse_N[rows], grad_z_NK[rows], grad_BC, first, width,
         count, weight_VD.shape[0], hidden_ND.shape[1], hidden_ND.stride(0), weight_VD.stride(0),
-        shape.scale, shape.softcap or 0.0, K=targets_NK.shape[1], BN=tiles.rows, BV=tiles.vocab, BD=tiles.depth,
-        GROUP=tiles.group, HAS_BIAS=bias_V is not None, HAS_SCALE=shape.scale != 1.0,
-        HAS_CAP=shape.softcap is not None, TMA=tiles.tma, num_warps=tiles.warps, num_stages=tiles.stages,
+        shape.scale, shape.softcap or 0.0, TMA=tiles.tma, **compiled_for(tiles, shape, bias_V, targets_NK.shape[1]),
     )  # fmt: skip
 
 

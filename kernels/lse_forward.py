@@ -16,7 +16,7 @@ from torch import Tensor
 
 from compact_ds.kernels.logits_tile import LN2, LOG2E, logits_tile, tile_of_program
 from compact_ds.kernels.lse_torch import HeadShape
-from compact_ds.kernels.operands import operand
+from compact_ds.kernels.operands import FP_FUSION, compiled_for, operand
 from compact_ds.kernels.tiles import Tiles
 
 MERGE_ROWS = 64
@@ -118,13 +118,12 @@ def forward(
         partial_lse[(triton.cdiv(count, tiles.rows) * num_tiles,)](
             operand(hidden_ND[rows], tiles.rows, tiles), weight, bias_V, targets_NK[rows], peak_TB, mass_TB, z_NK[rows],
             count, vocabulary, hidden_ND.shape[1], hidden_ND.stride(0), weight_VD.stride(0),
-            shape.scale, shape.softcap or 0.0, K=slots, BN=tiles.rows, BV=tiles.vocab, BD=tiles.depth,
-            GROUP=tiles.group, HAS_BIAS=bias_V is not None, HAS_SCALE=shape.scale != 1.0,
-            HAS_CAP=shape.softcap is not None, TMA=tiles.tma, num_warps=tiles.warps, num_stages=tiles.stages,
+            shape.scale, shape.softcap or 0.0, TMA=tiles.tma, **compiled_for(tiles, shape, bias_V, slots),
         )  # fmt: skip
         merge_lse[(triton.cdiv(count, MERGE_ROWS),)](
-            peak_TB, mass_TB, lse_N[rows], count, num_tiles, BN=MERGE_ROWS, BT=MERGE_TILES, num_warps=MERGE_WARPS
-        )
+            peak_TB, mass_TB, lse_N[rows], count, num_tiles, BN=MERGE_ROWS, BT=MERGE_TILES,
+            num_warps=MERGE_WARPS, enable_fp_fusion=FP_FUSION,
+        )  # fmt: skip
     return lse_N, z_NK
 
 

@@ -12,9 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compact_ds.kernels.lse_reference import HeadShape
 from compact_ds.kernels.tiles import Tiles
 
 ALIGNMENT_BYTES = 16
+# Whether a product and a sum may be rounded once. Releases of Triton differ in their default, and so would our last bits.
+FP_FUSION = True
 
 
 def prepared(hidden_ND: Tensor, weight_VD: Tensor, targets_NK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,6 +35,23 @@ def takes_descriptors(hidden_ND: Tensor, weight_VD: Tensor) -> bool:
         and t.numel() > 0
         for t in (hidden_ND, weight_VD)
     )
+
+
+def compiled_for(tiles: Tiles, shape: HeadShape, bias_V: Tensor | None, slots: int) -> dict[str, Any]:
+    """What a kernel of the head is compiled for and launched with, by the names of its arguments."""
+    return {
+        "K": slots,
+        "BN": tiles.rows,
+        "BV": tiles.vocab,
+        "BD": tiles.depth,
+        "GROUP": tiles.group,
+        "HAS_BIAS": bias_V is not None,
+        "HAS_SCALE": shape.scale != 1.0,
+        "HAS_CAP": shape.softcap is not None,
+        "num_warps": tiles.warps,
+        "num_stages": tiles.stages,
+        "enable_fp_fusion": FP_FUSION,
+    }
 
 
 def operand(matrix: Tensor, block_rows: int, tiles: Tiles) -> Any:

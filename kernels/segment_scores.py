@@ -11,7 +11,7 @@ Legend: N rows, K target slots, M members (row, slot) of segments, S segments, C
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -34,10 +34,12 @@ class ScorePlan:
     segment_NK: Tensor
     base_C: Tensor
     chain_C1: Tensor
+    longest_chain: int
 
     def to(self, device: torch.device) -> ScorePlan:
         """The plan on a device."""
-        return ScorePlan(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if isinstance(v, Tensor)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ def plan_scores(
     segment_NK[row_M, slot_M] = torch.repeat_interleave(torch.arange(num_segments), offsets_S1.diff())
     if int((segment_NK >= 0).sum()) != members:
         raise ValueError("a row's slot belongs to two segments; give each its own")
-    return ScorePlan(row_M, slot_M, offsets_S1, segment_NK, base_C, chain_C1)
+    longest = int(chain_C1.diff().max()) if len(base_C) else 0
+    return ScorePlan(row_M, slot_M, offsets_S1, segment_NK, base_C, chain_C1, longest)
 
 
 def segment_scores(lse_N: Tensor, z_NK: Tensor, plan: ScorePlan, *, kernels: Kernels = "auto") -> Scores:
@@ -135,15 +138,11 @@ def segment_scores_reference(lse_N: Tensor, z_NK: Tensor, plan: ScorePlan) -> Sc
 
 def _chains(mean_S: Tensor, plan: ScorePlan) -> tuple[Tensor, Tensor, Tensor]:
     length_C = plan.chain_C1.diff()
-    if not len(length_C):
-        return mean_S.new_zeros(0), mean_S.new_zeros(0), length_C
-    if not len(mean_S) or int(length_C.max()) == 0:
-        return (
-            torch.zeros_like(length_C, dtype=mean_S.dtype),
-            torch.zeros_like(length_C, dtype=mean_S.dtype),
-            length_C - 1,
-        )
-    step_T = torch.arange(int(length_C.max()), device=mean_S.device)
+    if not plan.longest_chain:
+        nothing_C = torch.zeros_like(length_C, dtype=mean_S.dtype)
+        return nothing_C, nothing_C, length_C - 1
+    # The longest is known on the host: asking the device would wait for it.
+    step_T = torch.arange(plan.longest_chain, device=mean_S.device)
     inside_CT = step_T < length_C[:, None]
     level_CT = -mean_S[(plan.chain_C1[:-1, None] + step_T).clamp(max=len(mean_S) - 1)]
     base_C = -mean_S[plan.base_C]

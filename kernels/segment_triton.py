@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from compact_ds.kernels.operands import FP_FUSION
 from compact_ds.kernels.segment_scores import ScorePlan
 
 BLOCK = 1024
@@ -106,7 +107,8 @@ class _SegmentScores(torch.autograd.Function):
         if num_segments + num_chains:
             score_segments[(num_segments + num_chains,)](
                 lse_N.contiguous(), z_NK.contiguous(), plan.row_M, plan.slot_M, plan.offsets_S1, plan.base_C, plan.chain_C1,
-                nll_S, mean_S, total_C, jump_C, step_C, num_segments, K=z_NK.shape[1], BLOCK=BLOCK, num_warps=WARPS,
+                nll_S, mean_S, total_C, jump_C, step_C, num_segments, K=z_NK.shape[1], BLOCK=BLOCK,
+                num_warps=WARPS, enable_fp_fusion=FP_FUSION,
             )  # fmt: skip
         ctx.plan, ctx.slots = plan, z_NK.shape[1]
         ctx.mark_non_differentiable(total_C, jump_C, step_C)
@@ -120,6 +122,6 @@ class _SegmentScores(torch.autograd.Function):
         if num_rows:
             grad_rows_of_segments[(triton.cdiv(num_rows, ROWS),)](
                 plan.segment_NK, plan.offsets_S1, grad_nll_S.contiguous(), grad_mean_S.contiguous(), grad_lse_N, grad_z_NK,
-                num_rows, K=ctx.slots, ROWS=ROWS, num_warps=WARPS,
+                num_rows, K=ctx.slots, ROWS=ROWS, num_warps=WARPS, enable_fp_fusion=FP_FUSION,
             )  # fmt: skip
         return grad_lse_N, grad_z_NK, None

@@ -52,7 +52,7 @@ def _run(lm, records, layout, row_tokens, rows, probes="beside"):
         place = {e: i for i, e in enumerate(plan.examples)}
         order = [[(place[e], p) for e, p in row] for row in plan.rows]
         batch = assemble([records[e] for e in plan.examples], [pieces[e] for e in plan.examples], order, layout)
-        measured = measure(*student(batch), batch)
+        measured = measure(*student(batch), batch, "auto")
         names = [(plan.examples[e], r) for e, r in batch.places_R]
         weights = torch.tensor([(-1) ** r * (0.1 + e + 0.3 * r) for e, r in names])
         (weights * measured.token_loss_R).sum().backward()

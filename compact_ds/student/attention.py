@@ -24,7 +24,7 @@ NAME = "compact_tree"
 _KINDS = {"full_attention", "sliding_attention"}
 
 
-def install(model: PreTrainedModel, tree_pass: TreePass, kernels: Kernels = "auto") -> None:
+def install(model: PreTrainedModel, tree_pass: TreePass, kernels: Kernels) -> None:
     """Make every attention layer of the model read the tree from `tree_pass`. Raises ConfigError for an unfit family.
 
     What computes attention follows `kernels` and the device of the first forward pass, see `kernels.tree_attention.choose`.

@@ -36,7 +36,7 @@ class ScoringHead(nn.Linear):
         )  # fmt: skip
 
 
-def install(model: Any, kernels: Kernels = "auto") -> ScoringHead:
+def install(model: Any, kernels: Kernels) -> ScoringHead:
     """Turn the model's output embedding into a ScoringHead in place, computed by `kernels`.
 
     Raises ConfigError when it is no plain linear layer.

@@ -75,7 +75,7 @@ class Measurement:
     gold_P: Tensor | None
 
 
-def measure(lse_N: Tensor, z_N1: Tensor, batch: Batch, kernels: Kernels = "auto") -> Measurement:
+def measure(lse_N: Tensor, z_N1: Tensor, batch: Batch, kernels: Kernels) -> Measurement:
     """Per-rationale losses and per-probe gold log-likelihoods from the head's rows (DESIGN section 3)."""
     loss_S = segment_scores(lse_N, z_N1, batch.plan, kernels=kernels).mean_S
     token_loss_R = loss_S[: batch.num_rationales]

@@ -26,13 +26,17 @@ class TreePass:
     def __init__(self) -> None:
         self.tree: Ancestry | None = None
         self.kernels: Kernels = "auto"
-        self.num_trunk = 0
         self.attention_calls = 0
 
     def begin(self, tree: Ancestry) -> None:
         """A new micro-batch starts."""
-        self.tree, self.num_trunk = tree, tree.num_trunk
+        self.tree = tree
         self.attention_calls = 0
+
+    @property
+    def num_trunk(self) -> int:
+        """Tokens of a row that train; those behind them only measure."""
+        return 0 if self.tree is None else self.tree.num_trunk
 
 
 class PrefixLinear(nn.Linear):
