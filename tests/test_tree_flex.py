@@ -155,7 +155,7 @@ def test_a_whole_model_gives_what_sdpa_gives(traced, monkeypatch):
     outputs = []
     for backend in ("sdpa", "flex"):
         student, tree_pass = copy.deepcopy(lm), prefix.TreePass()
-        attention.install(student, tree_pass)
+        attention.install(student, tree_pass, "auto")
         monkeypatch.setattr(attention, "choose", lambda *_, chosen=backend: chosen)
         tree_pass.begin(tree)
         with torch.no_grad():
