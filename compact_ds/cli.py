@@ -128,7 +128,8 @@ def _add_kernels(commands: Any) -> None:
         "--targets", type=_names, metavar="A,B", help="sm_80, sm_90, sm_100, gfx942 (default: all of them)"
     )
     check.add_argument("--jobs", type=int, default=2, metavar="J", help="compilations at a time (default: 2)")
-    check.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there as well")
+    check.add_argument("--peers", action="store_true", help="other projects' kernels too, where they are installed")
+    check.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there as well")
     _add_json(check)
     check.set_defaults(run=_kernels_check)
 
@@ -237,7 +238,9 @@ def _data_stats(arguments: argparse.Namespace) -> int:
 def _kernels_check(arguments: argparse.Namespace) -> int:
     from compact_ds.kernels import check
 
-    return check.run(arguments.targets, arguments.jobs, arguments.markdown, prints_json=arguments.json)
+    return check.run(
+        arguments.targets, arguments.jobs, arguments.markdown, with_peers=arguments.peers, prints_json=arguments.json
+    )
 
 
 def _bench_kernels(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from compact_ds import config as configuration
-from compact_ds.compatibility.adaptability import adaptability, pmi
 from compact_ds.compatibility.metrics import metrics
 from compact_ds.compatibility.running import METRICS, RunningScales
 from compact_ds.config import Config
@@ -78,14 +77,12 @@ def _score(settings: Config, training_set: TrainingSet, module: Student, device:
             metrics_MR, batch.example_R, batch.teacher_R, batch.num_examples, scales, settings.compatibility,
             step=settings.compatibility.warmup,
         )  # fmt: skip
-        rows += _rows(batch, records, m, metrics_MR, weight_R, training_set.teachers, settings)
+        rows += _rows(batch, records, m, metrics_MR, weight_R, training_set.teachers)
     return rows
 
 
 def _metrics(batch: Batch, m: Measurement, scales: RunningScales, settings: Config) -> Tensor:
-    assert m.gold_P is not None and m.gold0_R is not None
-    gold = (m.gold_P, batch.rationale_P, m.gold0_R)
-    return metrics(batch.consensus_R, m.token_loss_R, gold, scales, settings.compatibility)
+    return metrics(batch.consensus_R, m.token_loss_R, m.gains, scales, settings.compatibility)
 
 
 def _rows(
@@ -95,15 +92,14 @@ def _rows(
     metrics_MR: Tensor,
     weight_R: Tensor,
     teachers: tuple[str, ...],
-    settings: Config,
 ) -> list[dict[str, Any]]:
     """One JSON object per rationale, keys as DESIGN's section 7 names them."""
-    assert m.gold_P is not None and m.gold0_R is not None
-    pmi_P = pmi(m.gold_P, batch.rationale_P, m.gold0_R)
-    _, epiphany_R = adaptability(m.gold_P, batch.rationale_P, m.gold0_R, settings.compatibility.adaptability)
+    assert m.probed is not None
+    pmi_P = (m.probed.gold_P - m.probed.gold0_R[batch.rationale_P]).double()
     rows = []
     for i, (e, r) in enumerate(batch.places_R):
-        epiphany = int(epiphany_R[i])
+        epiphany = int(m.probed.epiphany_R[i])
+        mine_P = batch.rationale_P == i
         values = {name: float(metrics_MR[k, i]) for k, name in enumerate(METRICS)}
         rows.append(
             {
@@ -113,8 +109,8 @@ def _rows(
                 "weight": float(weight_R[i]),
                 **values,
                 "token_loss": float(m.token_loss_R[i]),
-                "pmi": pmi_P[batch.rationale_P == i].tolist(),
-                "epiphany_step": int(batch.step_P[epiphany]) if epiphany >= 0 else None,
+                "pmi": pmi_P[mine_P].tolist(),
+                "epiphany_step": int(batch.step_P[mine_P][epiphany]) if epiphany >= 0 else None,
             }
         )
     return rows

@@ -77,10 +77,7 @@ class Step:
         """Forward pass of a micro-batch: its weighted loss sum, its weights, and its C, A, D and token losses as [4, R]."""
         lse_N, z_N1 = self._engine.forward(batch)
         measured = measure(lse_N, z_N1, batch, self._config.kernels)
-        gold = None
-        if measured.gold_P is not None and measured.gold0_R is not None:
-            gold = (measured.gold_P, batch.rationale_P, measured.gold0_R)
-        metrics_MR = metrics(batch.consensus_R, measured.token_loss_R, gold, self.scales, self._settings)
+        metrics_MR = metrics(batch.consensus_R, measured.token_loss_R, measured.gains, self.scales, self._settings)
         places = (batch.example_R, batch.teacher_R, batch.num_examples)
         weight_R = self._data.method.weigh(metrics_MR, *places, self.scales, self._settings, step)
         measured_VR = torch.cat([metrics_MR, measured.token_loss_R.detach().double()[None]])

@@ -1,10 +1,11 @@
 """The command `kernels check`: compile everything that is shipped for every target, print the table, fail on a broken limit.
 
-Owns the run and the table. What is compiled and the limits are in `shipped`.
+Owns the run and the tables. What is compiled and the limits are in `shipped`, other projects' kernels in `peers`.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -40,24 +41,41 @@ _COLUMNS = (
 )
 
 
-def run(targets: Sequence[str] | None, jobs: int, markdown: Path | None, *, prints_json: bool) -> int:
-    """Compile, print, and return 1 when a limit is broken. Raises UserError without Triton or for an unknown target."""
+def run(targets: Sequence[str] | None, jobs: int, markdown: Path | None, *, with_peers: bool, prints_json: bool) -> int:
+    """Compile, print, and return 1 when a limit is broken, which can only be one of ours.
+
+    Raises UserError without Triton or for an unknown target. A peer that is not installed is named with the reason.
+    """
     chosen = _checked(targets)
+    from compact_ds.kernels import peers
     from compact_ds.kernels.shipped import failures, launches
 
-    work = [(target, i) for target in chosen for i in range(len(list(launches(target))))]
-    found = list(tqdm(_compiled(work, jobs), total=len(work), desc="compiling", disable=not sys.stderr.isatty()))
+    ours = [("ours", target, i) for target in chosen for i in range(len(list(launches(target))))]
+    work = list(ours)
+    if with_peers:
+        work += [("peers", target, i) for target in chosen for i in range(len(list(peers.launches(target))))]
+        for name, reason in peers.missing().items():
+            print(f"kernels check: {name} is skipped: {reason}", file=sys.stderr)
+    compiled = list(tqdm(_compiled(work, jobs), total=len(work), desc="compiling", disable=not sys.stderr.isatty()))
+    found, theirs = compiled[: len(ours)], compiled[len(ours) :]
     broken = [(one, failures(one)) for one in found if failures(one)]
+    tables = {"ours": found} | ({_versions(peers.versions()): theirs} if theirs else {})
     if markdown is not None:
-        markdown.write_text(_markdown(found), encoding="utf-8")
+        markdown.write_text("\n".join(_markdown(rows) for rows in tables.values()), encoding="utf-8")
     if prints_json:
-        print(json.dumps([asdict(one) | {"failures": failures(one)} for one in found]))
+        rows = [asdict(one) | {"failures": failures(one)} for one in found]
+        print(json.dumps(rows + [asdict(one) | {"failures": []} for one in theirs]))
     else:
-        _print(found)
+        for title, rows_of in tables.items():
+            _print(title, rows_of)
     for one, reasons in broken:
         sys.stderr.write(f"kernels check: {one.name} on {one.target}: {'; '.join(reasons)}\n")
     print(f"{len(found)} kernels compiled, {len(broken)} break a limit", file=sys.stderr)
     return 1 if broken else 0
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return "peers: " + ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _checked(targets: Sequence[str] | None) -> tuple[Target, ...]:
@@ -69,7 +87,7 @@ def _checked(targets: Sequence[str] | None) -> tuple[Target, ...]:
     return tuple(target for target in TARGETS if not targets or target in targets)
 
 
-def _compiled(work: list[tuple[Target, int]], jobs: int) -> Iterator[Compiled]:
+def _compiled(work: list[tuple[str, Target, int]], jobs: int) -> Iterator[Compiled]:
     # New processes, because Triton reads the interpreter's switch once, when a kernel is defined.
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_leave_interpreter) as pool:
         yield from pool.map(_one, work)
@@ -79,12 +97,12 @@ def _leave_interpreter() -> None:
     os.environ["TRITON_INTERPRET"] = "0"
 
 
-def _one(work: tuple[Target, int]) -> Compiled:
+def _one(work: tuple[str, Target, int]) -> Compiled:
     from compact_ds.kernels.compile_check import compile_for
-    from compact_ds.kernels.shipped import launches
 
-    target, i = work
-    return compile_for(list(launches(target))[i], target)
+    whose, target, i = work
+    source = importlib.import_module(f"compact_ds.kernels.{'shipped' if whose == 'ours' else 'peers'}")
+    return compile_for(list(source.launches(target))[i], target)
 
 
 def _cells(one: Compiled) -> tuple[str, ...]:
@@ -93,8 +111,8 @@ def _cells(one: Compiled) -> tuple[str, ...]:
     return (one.name, one.target, launch, *map(str, counts), str(one.instructions))
 
 
-def _print(found: list[Compiled]) -> None:
-    table = Table(*_COLUMNS)
+def _print(title: str, found: list[Compiled]) -> None:
+    table = Table(*_COLUMNS, title=title)
     for one in found:
         table.add_row(*_cells(one))
     Console(width=150 if not sys.stdout.isatty() else None).print(table)

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("triton")
 
 from compact_ds.cli import main
+from compact_ds.kernels import peers
 from compact_ds.kernels.compile_check import Compiled
 from compact_ds.kernels.shipped import failures, launches
 from compact_ds.kernels.tiles import TARGETS
@@ -51,6 +52,24 @@ def test_every_launch_names_each_argument_once(target):
 def test_an_unknown_target_is_refused(capsys):
     assert main(["kernels", "check", "--targets", "sm_91"]) == 2
     assert "sm_91" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_launch_of_an_installed_peer_names_each_argument_once(target):
+    if set(peers.missing()) == set(peers.PACKAGES):
+        pytest.skip("; ".join(f"{name} is {reason}" for name, reason in peers.missing().items()))
+    for launch in peers.launches(target):
+        assert set(launch.types) | set(launch.constants) == set(launch.kernel.arg_names), launch.name
+        assert not set(launch.types) & set(launch.constants)
+
+
+def test_a_peer_that_is_not_installed_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(peers, "PACKAGES", dict.fromkeys(peers.PACKAGES, "no_such_module"))
+    assert peers.missing() == {
+        name: f"not installed: pip install {name}, or compact-ds[bench]"
+        for name in ("cut-cross-entropy", "liger-kernel")
+    }
+    assert peers.versions() == {} and list(peers.launches("sm_90")) == []
 
 
 @pytest.mark.slow

@@ -57,8 +57,8 @@ def _run(lm, records, layout, row_tokens, rows, probes="beside"):
         weights = torch.tensor([(-1) ** r * (0.1 + e + 0.3 * r) for e, r in names])
         (weights * measured.token_loss_R).sum().backward()
         losses |= {name: float(loss.detach()) for name, loss in zip(names, measured.token_loss_R, strict=True)}
-        golds |= {(name[0], "question"): float(g) for name, g in zip(names, measured.gold0_R, strict=True)}
-        for r, step, gold in zip(batch.rationale_P, batch.step_P, measured.gold_P, strict=True):
+        golds |= {(name[0], "question"): float(g) for name, g in zip(names, measured.probed.gold0_R, strict=True)}
+        for r, step, gold in zip(batch.rationale_P, batch.step_P, measured.probed.gold_P, strict=True):
             golds[(*names[int(r)], int(step))] = float(gold)
     gradients = {name: p.grad for name, p in student.named_parameters()}
     return losses | golds, gradients, len(plans)

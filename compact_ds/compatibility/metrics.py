@@ -19,19 +19,15 @@ from compact_ds.config import CompatibilityConfig
 def metrics(
     consensus_R: Tensor,
     token_loss_R: Tensor,
-    gold: tuple[Tensor, Tensor, Tensor] | None,
+    gains: tuple[Tensor, Tensor] | None,
     scales: RunningScales,
     settings: CompatibilityConfig,
 ) -> Tensor:
     """C, A and D as [3, R], float64: shares, nats per answer token, nats per token.
 
-    `gold` is (g_k[s] per probe, the probe's rationale, g[0] per rationale), or None when the batch has no probes; then A is 0.
+    `gains` are (total PMI, largest jump) per rationale, or None when the batch has no probes; then A is 0.
     """
     loss_R = token_loss_R.detach().double()
-    if gold is None:
-        adaptability_R = torch.zeros_like(loss_R)
-    else:
-        gold_P, rationale_P, gold0_R = gold
-        adaptability_R, _ = adaptability(gold_P.double(), rationale_P, gold0_R.double(), settings.adaptability)
+    adaptability_R = torch.zeros_like(loss_R) if gains is None else adaptability(*gains, settings.adaptability)
     difficulty_R = difficulty(loss_R, scales.mean_loss, settings.difficulty, settings.zone)
     return torch.stack((consensus_R.double(), adaptability_R, difficulty_R))

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from compact_ds.kernels.choice import Kernels
@@ -66,25 +65,43 @@ class Student(nn.Module):
 class Measurement:
     """What the student makes of a micro-batch, fp32.
 
-    `token_loss_R` is L_k in nats per token, differentiable; `gold0_R` and `gold_P` are g_k[0] and g_k[s] in nats per answer
-    token, without a gradient, None when the batch has no probes.
+    `token_loss_R` is L_k in nats per token, differentiable; `probed` is None when the batch has no probes.
     """
 
     token_loss_R: Tensor
-    gold0_R: Tensor | None
-    gold_P: Tensor | None
+    probed: Probed | None
+
+    @property
+    def gains(self) -> tuple[Tensor, Tensor] | None:
+        """What adaptability is made of: total PMI and largest jump per rationale."""
+        return None if self.probed is None else (self.probed.total_R, self.probed.jump_R)
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What the probes show, in nats per answer token, without a gradient.
+
+    `gold0_R` and `gold_P` are g_k[0] and g_k[s]; `total_R` is the PMI after the last step, `jump_R` the largest rise between
+    consecutive probes and `epiphany_R` its place among the rationale's probes (0, 0 and -1 without any).
+    """
+
+    gold0_R: Tensor
+    gold_P: Tensor
+    total_R: Tensor
+    jump_R: Tensor
+    epiphany_R: Tensor
 
 
 def measure(lse_N: Tensor, z_N1: Tensor, batch: Batch, kernels: Kernels) -> Measurement:
     """Per-rationale losses and per-probe gold log-likelihoods from the head's rows (DESIGN section 3)."""
-    loss_S = segment_scores(lse_N, z_N1, batch.plan, kernels=kernels).mean_S
-    token_loss_R = loss_S[: batch.num_rationales]
+    scores = segment_scores(lse_N, z_N1, batch.plan, kernels=kernels)
+    token_loss_R = scores.mean_S[: batch.num_rationales]
     if not batch.num_probes:
-        return Measurement(token_loss_R, None, None)
-    with torch.no_grad():
-        gold_S = -loss_S.detach()[batch.num_rationales :]
-        gold0_R = gold_S[: batch.num_examples].index_select(0, batch.example_R)
-        return Measurement(token_loss_R, gold0_R, gold_S[batch.num_examples :])
+        return Measurement(token_loss_R, None)
+    gold_S = -scores.mean_S.detach()[batch.num_rationales :]
+    gold0_R = gold_S[: batch.num_examples].index_select(0, batch.example_R)
+    gains = (scores.total_C, scores.jump_C, scores.step_C)
+    return Measurement(token_loss_R, Probed(gold0_R, gold_S[batch.num_examples :], *gains))
 
 
 def _base(lm: Any) -> Any:
