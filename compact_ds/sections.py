@@ -135,11 +135,45 @@ class CompatibilityConfig(Section):
     """Centre of the preferred zone, in nats per token above the running mean loss."""
 
 
+class RetainConfig(Section):
+    """Questions whose loss the update should not raise: a replay of what the student could do before."""
+
+    train: str
+    """Where they come from, same forms as `data.train`; the rationales of a question count alike."""
+    split: str = "train"
+    """Split to take when `train` is a `datasets` path or id."""
+    limit: int | None = Field(None, ge=1)
+    """Use only the first so many questions."""
+    batch_size: int = Field(8, ge=1)
+    """Questions per optimizer step, over all ranks. Must be a multiple of the world size."""
+    guard: bool = True
+    """Take out of every update its part against this batch's gradient (A-GEM), for one more pass a step. When off, the
+    agreement is only measured, at `diagnose_every`."""
+
+
 class MixerConfig(Section):
     """How weighted teachers become one update."""
 
-    mode: Literal["loss"] = "loss"
-    """`loss`: one backward of the globally normalised weighted loss."""
+    mode: Literal["loss", "gradient"] = "loss"
+    """`loss`: one backward of the globally normalised weighted loss, whatever the number of teachers. `gradient`: one pass a
+    teacher (or group), which `solver` mixes; K times the time and the traffic, and K fp32 shards of the gradient in memory."""
+    solver: Literal["sum", "pcgrad", "cagrad", "mgda", "nash"] = "sum"
+    """What `gradient` mode makes of the teachers' gradients; `sum` gives the update of `loss` mode."""
+    cagrad_radius: float = Field(0.4, ge=0, lt=1)
+    """How far CAGrad may go from the mean gradient, as a share of its norm."""
+    groups: dict[str, list[str]] = Field(default_factory=dict)
+    """Teachers that share one gradient, by a name of the group; a teacher in no group is one of its own. Weights stay per
+    (question, teacher)."""
+    max_bad: int = Field(3, ge=0)
+    """In `gradient` mode a teacher whose gradient is not finite is left out of that step and named; after more than so many
+    steps in a row the run stops with a checkpoint."""
+    diagnose_every: int = Field(250, ge=0)
+    """Measure what the teachers' gradients do to one another every so many steps, one extra pass a teacher and reference; 0
+    never."""
+    probe_questions: int = Field(8, ge=0)
+    """Held-out questions whose gold-answer gradient the diagnostics compare the teachers with; 0 for none."""
+    retain: RetainConfig | None = None
+    """A retention batch to measure against and, with `guard`, to protect."""
 
 
 class OptimizerConfig(Section):
@@ -218,6 +252,10 @@ class Config(Section):
         if self.method not in METHODS and not (self.method.startswith("single:") and self.method[7:]):
             remedy = nearest(self.method, (*METHODS, "single:TEACHER"))
             raise ConfigError("method", self.method, "a method", remedy)
+        if self.mixer.mode == "loss" and self.mixer.solver != "sum":
+            raise ConfigError(
+                "mixer.solver", self.mixer.solver, "sum, which is what loss mode computes", "set mixer.mode=gradient"
+            )
         if (self.student.model == "scratch") != (self.student.scratch is not None):
             found = "scratch" if self.student.scratch else "no student.scratch"
             raise ConfigError(

@@ -5,7 +5,9 @@ Owns the order of DESIGN's section 4 within a step, and what happens when a loss
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +19,13 @@ from compact_ds.engine.ranks import Ranks
 from compact_ds.engine.start import Engine
 from compact_ds.errors import DataError, UserError
 from compact_ds.mixer.agreement import Agreed, Agreement, right_share, teacher_means
-from compact_ds.mixer.loss_mode import weighted_loss
-from compact_ds.student.measure import measure
-from compact_ds.training_set import StepBatches, TrainingSet
+from compact_ds.mixer.gradient_mode import Reference
+from compact_ds.mixing import Mixed, Mixing
+from compact_ds.passes import Passes, Weighed
+from compact_ds.reference_sets import ReferenceSet
+from compact_ds.step_batches import StepBatches
+from compact_ds.student.measure import Measurement, measure
+from compact_ds.training_set import TrainingSet
 from compact_ds.tree.batch import Batch
 
 
@@ -36,19 +42,29 @@ class StepMetrics:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """A step's metrics, and whether some rank was asked to stop."""
+    """A step's metrics, whether some rank was asked to stop, and what must end the run once it has a checkpoint."""
 
     metrics: StepMetrics
     per_teacher: dict[str, dict[str, float]]
     stop: bool
+    fault: UserError | None = None
 
 
 class Step:
     """Runs optimizer steps; keeps the running scales between them."""
 
-    def __init__(self, config: Config, data: TrainingSet, engine: Engine, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        config: Config,
+        data: TrainingSet,
+        engine: Engine,
+        ranks: Ranks,
+        references: Mapping[Reference, ReferenceSet] | None = None,
+    ) -> None:
         self._config, self._data, self._engine, self._ranks = config, data, engine, ranks
         self._settings = data.method.settings(config.compatibility)
+        self._passes = Passes(config, engine, ranks)
+        self._mixing = Mixing(config, data.teachers, self._passes, references or {})
         self.scales = RunningScales(config.compatibility.decay, ranks.device)
 
     def run(self, step: int, lr: float, asked_to_stop: bool) -> StepResult:
@@ -57,48 +73,61 @@ class Step:
         if asked_to_stop:
             agreement.request_stop()
         batches = self._data.step(step, self._ranks)
-        for i, batch in enumerate(batches.batches):
-            loss, _, _ = self._weigh(batch.to(self._ranks.device), step, agreement)
-            if i == len(batches.batches) - 1:
-                pending = self._ranks.start_sum(agreement.vector)
-            self._engine.backward(loss, self._config.data.batch_size)
-        pending.wait()
+        wanted = self._mixing.wanted(step)
+        pending: list[Any] = []
+        weight_M = self._passes.weighing(
+            batches.batches,
+            wanted[0].teachers if len(wanted) > 1 else None,
+            lambda batch: self._weigh(batch, step, agreement),
+            lambda: pending.append(self._ranks.start_sum(agreement.vector)),
+        )
+        pending[0].wait()
         agreed = agreement.read(self._data.teachers)
         if agreed.num_unfit:
             self._refuse(step, batches)
+        mixed = self._mixing.mix(wanted, batches, weight_M, step) if len(wanted) > 1 else Mixed({}, None)
         norm = self._engine.step(lr)
         if norm != norm or norm == float("inf"):
             remedy = "lower optimizer.lr, or set optimizer.grad_clip"
             raise UserError(f"step {step}", f"gradient norm {norm}", "finite gradients", remedy)
         self.scales.update(agreement.scales_total)
-        return _result(agreed, norm)
+        return _result(agreed, norm, mixed)
 
-    def _weigh(self, batch: Batch, step: int, agreement: Agreement) -> tuple[Tensor, Tensor, Tensor]:
-        """Forward pass of a micro-batch: its weighted loss sum, its weights, and its C, A, D and token losses as [4, R]."""
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold."""
+        return {"scales": self.scales.state_dict(), "bad_in_a_row": dict(self._mixing.bad_in_a_row)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.scales.load_state_dict(state["scales"])
+        self._mixing.bad_in_a_row.update(state["bad_in_a_row"])
+
+    def _weigh(self, batch: Batch, step: int, agreement: Agreement) -> Weighed:
+        """Forward pass of a micro-batch: losses and weights, and its share of what ranks agree on."""
+        measured, metrics_MR, weight_R = self._measure(batch, step)
+        if batch.counts:
+            loss_R = measured.token_loss_R.detach()
+            share = self.scales.contribution(metrics_MR, loss_R, batch.example_R, batch.num_examples)
+            labels, counts = (batch.teacher_R, batch.right_R), (batch.num_examples, batch.num_grad)
+            agreement.add(metrics_MR, loss_R, weight_R, labels, counts, share)
+        return Weighed(measured.token_loss_R, weight_R)
+
+    def _measure(self, batch: Batch, step: int) -> tuple[Measurement, Tensor, Tensor]:
+        """Forward pass of a micro-batch: what the student makes of it, its C, A, D as [3, R], its weights [R]."""
         lse_N, z_N1 = self._engine.forward(batch)
         measured = measure(lse_N, z_N1, batch, self._config.kernels)
         metrics_MR = metrics(batch.consensus_R, measured.token_loss_R, measured.gains, self.scales, self._settings)
         places = (batch.example_R, batch.teacher_R, batch.num_examples)
         weight_R = self._data.method.weigh(metrics_MR, *places, self.scales, self._settings, step)
-        measured_VR = torch.cat([metrics_MR, measured.token_loss_R.detach().double()[None]])
-        if not batch.counts:
-            # Every module still runs and every collective happens: weights are zero, calls are not skipped.
-            return weighted_loss(measured.token_loss_R, torch.zeros_like(weight_R)), weight_R, measured_VR
-        share = self.scales.contribution(
-            metrics_MR, measured.token_loss_R.detach(), batch.example_R, batch.num_examples
-        )
-        labels, counts = (batch.teacher_R, batch.right_R), (batch.num_examples, batch.num_grad)
-        agreement.add(metrics_MR, measured.token_loss_R, weight_R, labels, counts, share)
-        return weighted_loss(measured.token_loss_R, weight_R), weight_R, measured_VR
+        return measured, metrics_MR, weight_R
 
     def _refuse(self, step: int, batches: StepBatches) -> None:
         """Name what has no finite loss or weight, on every rank the same."""
         unfit: list[tuple[str, str]] = []
         for batch, records in zip(batches.batches, batches.records, strict=True):
             with torch.no_grad():
-                _, weight_R, measured_VR = self._weigh(
-                    batch.to(self._ranks.device), step, Agreement(len(self._data.teachers), self._ranks.device)
-                )
+                measured, metrics_MR, weight_R = self._measure(batch.to(self._ranks.device), step)
+                measured_VR = torch.cat([metrics_MR, measured.token_loss_R.double()[None]])
             bad_R = ~(torch.isfinite(weight_R) & torch.isfinite(measured_VR).all(0)) & batch.counts
             for i in bad_R.nonzero().flatten().tolist():
                 example, index = batch.places_R[i]
@@ -114,7 +143,7 @@ class Step:
         )
 
 
-def _result(agreed: Agreed, norm: float) -> StepResult:
+def _result(agreed: Agreed, norm: float, mixed: Mixed) -> StepResult:
     loss = agreed.loss / agreed.examples
     scalars = StepMetrics(loss, norm, agreed.examples, agreed.tokens, right_share(agreed))
-    return StepResult(scalars, teacher_means(agreed), agreed.stop)
+    return StepResult(scalars, teacher_means(agreed) | mixed.report, agreed.stop, mixed.fault)

@@ -26,6 +26,7 @@ from compact_ds.engine.start import Engine, learning_rate
 from compact_ds.errors import ConfigError
 from compact_ds.evaluation.generation import evaluate, summary, write_rows
 from compact_ds.metrics import METRICS, RunLog, read
+from compact_ds.reference_sets import reference_sets
 from compact_ds.step import Step, StepResult
 from compact_ds.student import export
 from compact_ds.student.load import load_lm, load_tokenizer
@@ -91,7 +92,7 @@ class _Run:
             group,
             universal=_is_universal(self._from),
         )
-        self.stepper = Step(config, data, self.engine, group)
+        self.stepper = Step(config, data, self.engine, group, reference_sets(config, tokeniser, group))
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one. Raises ConfigError when it belongs to another run."""
@@ -105,7 +106,7 @@ class _Run:
                 ", ".join(changed), self._identity()[changed[0]], f"as in the checkpoint: {was}", "use a new run_dir"
             )
         self.step = state["step"]
-        self.stepper.scales.load_state_dict(state["scales"])
+        self.stepper.load_state(state)
 
     def fit(self, stop: _StopRequests) -> int:
         """The loop, with a log that is closed also when a step is refused: the error gets a line of its own."""
@@ -129,6 +130,9 @@ class _Run:
             if log is not None:
                 log.step(_row(self.step, lr, result, time.perf_counter() - started))
             self.step += 1
+            if result.fault is not None:
+                self.save()
+                raise result.fault
             if result.stop and self.step < last:
                 self.save()
                 return self._say_how_to_resume(log)
@@ -141,7 +145,7 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint."""
-        state = {"step": self.step, "scales": self.stepper.scales.state_dict(), "identity": self._identity()}
+        state = {"step": self.step, "identity": self._identity(), **self.stepper.state()}
         checkpoint.save(self.engine, self.group, self.folder / "checkpoints", self.step, state)
 
     def evaluate(self, log: RunLog | None) -> Any:

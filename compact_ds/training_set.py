@@ -6,10 +6,9 @@ parts are in `data`, `compatibility` and `tree`; this file puts them in order.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -20,25 +19,18 @@ from compact_ds.data.records import Example
 from compact_ds.engine.ranks import Ranks
 from compact_ds.errors import DataError
 from compact_ds.methods import check, method
-from compact_ds.tree.batch import Batch, assemble
-from compact_ds.tree.build import Piece, plan_pieces
+from compact_ds.step_batches import StepBatches, assemble_plan
+from compact_ds.tree.batch import Batch
+from compact_ds.tree.build import plan_pieces
 from compact_ds.tree.cache import cache_key, ensure
 from compact_ds.tree.dataset import TreeDataset
-from compact_ds.tree.plan import MicroBatch, split_into_micro_batches, split_over_ranks
+from compact_ds.tree.plan import split_into_micro_batches
 from compact_ds.tree.sampler import draw_of, examples_of_step
 from compact_ds.tree.tokenise import Record, Tokeniser
 
 _DEFAULT_CACHE = Path.home() / ".cache" / "compact_ds"
 _DATA_SEED = 0
 """Built-in tasks and misleading teachers are the same for every seed of a run, so that runs share the cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepBatches:
-    """This rank's micro-batches of a step, as many as every other rank has, and the records behind each."""
-
-    batches: list[Batch]
-    records: list[list[Record]]
 
 
 class TrainingSet:
@@ -74,17 +66,8 @@ class TrainingSet:
         records = [self._set.record(i) for i in indices]
         tree = config.tree
         probes = tree.max_probes if self.method.needs_probes(config.compatibility) else 0
-        pieces = [
-            plan_pieces(record, self._choose(record, i, step), tree.layout, tree.row_tokens, probes)
-            for i, record in zip(indices, records, strict=True)
-        ]
-        shares = split_over_ranks([sum(p.num_tokens for p in own) for own in pieces], ranks.world_size)
-        plans = [split_into_micro_batches(pieces, share, tree.layout, tree.row_tokens, tree.rows) for share in shares]
-        mine = [self._assemble(plan, records, pieces) for plan in plans[ranks.rank]]
-        stand_in = (mine[0][0].as_stand_in(), mine[0][1])
-        missing = max(len(plan) for plan in plans) - len(mine)
-        batches, kept = zip(*mine, *itertools.repeat(stand_in, missing), strict=True)
-        return StepBatches(list(batches), list(kept))
+        chosen = [self._choose(record, i, step) for i, record in zip(indices, records, strict=True)]
+        return StepBatches(records, chosen, tree, probes, ranks)
 
     def all_batches(self) -> Iterator[tuple[Batch, list[Record]]]:
         """Every usable example once, in file order, with probes, as micro-batches with their records."""
@@ -98,7 +81,7 @@ class TrainingSet:
             ]
             order = list(range(len(indices)))
             for plan in split_into_micro_batches(pieces, order, tree.layout, tree.row_tokens, tree.rows):
-                yield self._assemble(plan, records, pieces)
+                yield assemble_plan(plan, records, pieces, tree)
 
     def _choose(self, record: Record, index: int, step: int) -> list[int]:
         """Which rationales of a record the tree holds at a step: those that fit and that the method selects."""
@@ -107,14 +90,6 @@ class TrainingSet:
         verdicts = [None if r.verdict < 0 else bool(r.verdict) for r in rationales]
         names = [self.teachers[r.teacher] for r in rationales]
         return [fitting[i] for i in self.method.select(names, verdicts, draw_of(self._config.seed, step, index))]
-
-    def _assemble(
-        self, plan: MicroBatch, records: list[Record], pieces: list[list[Piece]]
-    ) -> tuple[Batch, list[Record]]:
-        place = {example: i for i, example in enumerate(plan.examples)}
-        rows = [[(place[example], piece) for example, piece in row] for row in plan.rows]
-        kept = [records[e] for e in plan.examples]
-        return assemble(kept, [pieces[e] for e in plan.examples], rows, self._config.tree.layout), kept
 
     def _read(self) -> Iterator[Example]:
         return read(self._config.data.train, self._config.data, _DATA_SEED, limit=self._config.data.limit)

@@ -64,16 +64,17 @@ def run(case: dict, group: Ranks) -> None:
 
     engine.step = keep
     metrics = step.run(0, LR, asked_to_stop=False).metrics
-    batches = data.step(0, group).batches
+    own = data.step(0, group)
     parameters = full_state(engine.student, keep=True)
     if group.is_first:
         found = {
             "gradients": gradients,
             "parameters": parameters,
-            "num_batches": len(batches),
+            "num_batches": len(own.batches),
+            "ids": [record.id for records in own.records for record in records],
             "norm": metrics.grad_norm,
         }
-        torch.save(found | {"rationales": [b.num_rationales for b in batches]}, case["out"])
+        torch.save(found | {"rationales": [b.num_rationales for b in own.batches]}, case["out"])
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def one_step(variant, engine, batches):
         else:
             AttentionInterface.register(attention.NAME, attention._attend)
             lse, z = engine.forward(batch)
-        engine.backward((lse[: batch.num_grad] - z[: batch.num_grad, 0]).sum(), 1000)
+        engine.backward((lse[: batch.num_grad] - z[: batch.num_grad, 0]).sum(), 1000, last=True)
     engine.step(1e-4)
 
 

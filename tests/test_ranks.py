@@ -40,6 +40,9 @@ CASES = {
     2: {
         "2x2": SMALL_ROWS,
         "2x1x2": [*MORE_ROWS, "engine.zero_stage=2"],
+        "2x2 stage 0": [*SMALL_ROWS, "engine.zero_stage=0"],
+        "2x2 stage 1": [*SMALL_ROWS, "engine.zero_stage=1"],
+        "2x2 stage 2": [*SMALL_ROWS, "engine.zero_stage=2"],
         "2 stage 1": [f"engine.deepspeed={ROOT / 'configs/deepspeed/zero1.json'}"],
         "2 stage 3": [*MORE_ROWS, f"engine.deepspeed={ROOT / 'configs/deepspeed/zero3.json'}"],
         "2 muted": ["mute", *SMALL_ROWS],
@@ -98,7 +101,10 @@ def test_the_cases_are_what_their_names_say(steps):
     assert len(set(steps["1x4"]["rationales"])) > 1
 
 
-@pytest.mark.parametrize("name", ["1x4", "2x2", "2x1x2", "2 stage 1", "2 stage 3"])
+SPLITS = ["1x4", "2x2", "2x2 stage 0", "2x2 stage 1", "2x2 stage 2", "2x1x2", "2 stage 1", "2 stage 3"]
+
+
+@pytest.mark.parametrize("name", SPLITS)
 def test_the_split_over_ranks_and_micro_batches_changes_no_gradient(steps, name):
     _assert_same(steps[name], steps["whole"])
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compact_ds.config import Config, OptimizerConfig
-from compact_ds.engine.gradients import forget_gradients
+from compact_ds.engine.gradient_shards import gradient_shards
 from compact_ds.engine.ranks import Ranks
 from compact_ds.errors import ConfigError
 
@@ -46,6 +46,7 @@ class Engine:
         if universal:
             self.settings["checkpoint"] = {"load_universal": True}
         self.deepspeed, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=self.settings)
+        self.shards = gradient_shards(self.deepspeed, self.zero_stage)
         self._ranks = ranks
 
     @property
@@ -63,11 +64,13 @@ class Engine:
         """The student's forward pass. Forward and backward passes must alternate."""
         return self.deepspeed(batch)
 
-    def backward(self, loss: Tensor, global_examples: int) -> None:
-        """Backward of a micro-batch's loss sum, so that the step's gradient is that of the global sum / global_examples.
+    def backward(self, loss: Tensor, global_examples: int, *, last: bool) -> None:
+        """Backward of a micro-batch's loss sum, so that the pass's gradient is that of the global sum / global_examples.
 
-        DeepSpeed averages over ranks, hence the factor; it adds up micro-batches as they come.
+        DeepSpeed averages over ranks, hence the factor. `last` marks the last micro-batch of a pass: stages 0 and 1 reduce
+        then, and stages 1 and 2 would hand on the last micro-batch's gradient alone without it.
         """
+        self.deepspeed.set_gradient_accumulation_boundary(last)
         self.deepspeed.backward(loss * (self._ranks.world_size / global_examples), scale_wrt_gas=False)
 
     def step(self, lr: float) -> float:
@@ -77,7 +80,7 @@ class Engine:
         # Without ZeRO DeepSpeed reports no norm, and the gradients are gone after its step.
         whole = self._whole_norm() if self.zero_stage == 0 else None
         self.deepspeed.step()
-        forget_gradients(self.deepspeed.optimizer)
+        self.shards.clear()
         return whole if whole is not None else float(self.deepspeed.get_global_grad_norm() or 0.0)
 
     def _whole_norm(self) -> float:

@@ -1,0 +1,81 @@
+"""Batches whose gradients the mixer compares with: gold answers of held-out questions, and questions to be retained.
+
+Owns the choice of their questions and their form; both are trained on by nobody unless the retention guard is on, and then
+only to take a part out of the update. How they are measured is in `passes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from compact_ds.config import Config, RetainConfig
+from compact_ds.engine.ranks import Ranks
+from compact_ds.errors import ConfigError
+from compact_ds.mixer.gradient_mode import Reference
+from compact_ds.step_batches import StepBatches
+from compact_ds.training_set import TrainingSet, held_out_examples
+from compact_ds.tree.tokenise import UNKNOWN, RationaleTokens, Record, Tokeniser, tokenise
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceSet:
+    """`draw(step)` gives this rank's micro-batches of `num_examples` questions."""
+
+    draw: Callable[[int], StepBatches]
+    num_examples: int
+
+
+def reference_sets(config: Config, tokeniser: Tokeniser, ranks: Ranks) -> dict[Reference, ReferenceSet]:
+    """Those that the config asks for and the data can fill. Raises ConfigError and DataError."""
+    found: dict[Reference, ReferenceSet] = {}
+    gold = GoldAnswers(config, tokeniser)
+    if size := gold.size(ranks.world_size):
+        found["answer"] = ReferenceSet(lambda step: gold.batches(ranks), size)
+    if (retain := config.mixer.retain) is not None:
+        kept = retention_set(config, retain, tokeniser, ranks.world_size)
+        found["retention"] = ReferenceSet(lambda step: kept.step(step, ranks), retain.batch_size)
+    return found
+
+
+class GoldAnswers:
+    """The first `mixer.probe_questions` held-out questions, each with its gold answer after the cue as its only text."""
+
+    def __init__(self, config: Config, tokeniser: Tokeniser) -> None:
+        wanted = config.mixer.probe_questions if config.mixer.diagnose_every else 0
+        examples = held_out_examples(config)[:wanted] if wanted else []
+        bare = [tokenise(replace(example, rationales=()), tokeniser, {}, [], []) for example in examples]
+        self._records = [record for record in map(as_gold, bare) if _length(record) <= config.tree.row_tokens]
+        self._tree = config.tree
+
+    def size(self, world_size: int) -> int:
+        """Questions that take part: 0 when there are not enough to give every rank one."""
+        return len(self._records) - len(self._records) % world_size
+
+    def batches(self, ranks: Ranks) -> StepBatches:
+        """This rank's micro-batches, the same at every call."""
+        records = self._records[: self.size(ranks.world_size)]
+        return StepBatches(records, [[0]] * len(records), self._tree, 0, ranks)
+
+
+def as_gold(record: Record) -> Record:
+    """The record with the gold answer as its only rationale and the cue at the end of the question: its token loss is -g[0]."""
+    cue_ids, answer_ids = np.split(record.probe_ids, [-record.answer_tokens])
+    answer = RationaleTokens(0, answer_ids, np.zeros(0, dtype=np.int32), 0.0, UNKNOWN, 1)
+    return replace(record, prompt_ids=np.concatenate([record.prompt_ids, cue_ids]), rationales=(answer,))
+
+
+def retention_set(config: Config, retain: RetainConfig, tokeniser: Tokeniser, world_size: int) -> TrainingSet:
+    """The retention questions as a training set with uniform weights. Raises ConfigError and DataError."""
+    if retain.batch_size % world_size:
+        expected = f"a multiple of the world size {world_size}"
+        raise ConfigError("mixer.retain.batch_size", retain.batch_size, expected, "change it")
+    own = {"train": retain.train, "split": retain.split, "limit": retain.limit, "batch_size": retain.batch_size}
+    data = config.data.model_copy(update={**own, "mislead": 0, "teachers": None})
+    return TrainingSet(config.model_copy(update={"method": "uniform", "data": data}), tokeniser)
+
+
+def _length(record: Record) -> int:
+    return len(record.prompt_ids) + len(record.rationales[0].ids)

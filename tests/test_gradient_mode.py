@@ -1,0 +1,152 @@
+"""Law 4: one backward equals one backward a teacher, under every ZeRO stage, split, head and adapter; and both equal float64."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from processes import ROOT, start
+from uneven_questions import write
+
+from compact_ds.config import load
+from compact_ds.data.readers import read
+from compact_ds.student.load import load_lm, load_tokenizer
+
+WORKER = Path(__file__).with_name("gradient_of_a_step.py")
+
+# Of the largest element of a parameter's gradient, in fp32 sums of another order; measured 2e-6.
+RELATIVE = 1e-5
+
+GRADIENT = ["mixer.mode=gradient"]
+SMALL_ROWS = ["tree.row_tokens=160", "tree.rows=1"]
+TIED = ["student.scratch.tie_word_embeddings=true"]
+LORA = ["student.lora.r=4", "student.lora.alpha=8"]
+GROUPS = ["mixer.groups={pair: [ada, ben]}"]
+OFFLOAD_3 = [f"engine.deepspeed={ROOT / 'configs/deepspeed/zero3_offload.json'}"]
+OFFLOAD_2 = ["engine.deepspeed={offload_2}"]
+STAGES = {f"stage {stage}": [f"engine.zero_stage={stage}"] for stage in range(4)}
+# Everything that is measured beside the update must leave it alone.
+WATCHED = [
+    "mixer.diagnose_every=1",
+    "mixer.probe_questions=4",
+    "mixer.retain={train: QUESTIONS, batch_size: 4, guard: false}",
+]
+
+CASES = {
+    1: {
+        "loss": [],
+        **{name: [*own, *GRADIENT, *SMALL_ROWS] for name, own in STAGES.items()},
+        "groups": [*GRADIENT, *GROUPS],
+        "rows": [*GRADIENT, "tree.layout=rows"],
+        "offloaded 3": [*GRADIENT, *OFFLOAD_3, *SMALL_ROWS],
+        "offloaded 2": [*GRADIENT, *OFFLOAD_2, *SMALL_ROWS],
+        "recomputed": [*GRADIENT, "student.gradient_checkpointing=true"],
+        "watched": WATCHED,
+        "watched gradient": [*GRADIENT, *WATCHED],
+        "tied loss": TIED,
+        "lora loss": LORA,
+        "uniform": ["method=uniform"],
+        "uniform tied": ["method=uniform", *TIED, *GRADIENT],
+        "uniform lora": ["method=uniform", *LORA, *GRADIENT],
+    },
+    2: {
+        **{f"2 {name}": [*own, *GRADIENT, *SMALL_ROWS] for name, own in STAGES.items()},
+        **{f"2 tied {name}": [*own, *GRADIENT, *TIED] for name, own in STAGES.items()},
+        **{f"2 lora {name}": [*own, *GRADIENT, *LORA] for name, own in STAGES.items()},
+        "2 offloaded 2": [*GRADIENT, *OFFLOAD_2],
+        "2 offloaded 3": [*GRADIENT, *OFFLOAD_3],
+        "2 watched": [*WATCHED, *SMALL_ROWS],
+    },
+}  # fmt: skip
+
+
+def common_overrides(folder, questions):
+    own = [f"data.train={questions}", f"data.cache_dir={folder}", f"run_dir={folder / 'run'}", "data.batch_size=8"]
+    own += ["compatibility.warmup=0", "student.scratch.hidden_size=64", "student.scratch.intermediate_size=128"]
+    # Adam divides by |g| + eps: a large eps keeps the rounding of a gradient near 0 from becoming a whole step.
+    return [*own, "optimizer.eps=1e-3", "optimizer.grad_clip=0.5", "mixer.diagnose_every=0", f"data.eval={questions}"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("steps")
+    write(made / "questions.jsonl")
+    offload = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
+    (made / "offload_2.json").write_text(json.dumps(offload), encoding="utf-8")
+    return made
+
+
+@pytest.fixture(scope="module")
+def steps(folder):
+    """What one optimizer step over the same eight questions gives in every case."""
+    found = {}
+    for world_size, cases in CASES.items():
+        listed = []
+        for name, own in cases.items():
+            words = [w.replace("QUESTIONS", str(folder / "questions.jsonl")) for w in own]
+            words = [w.replace("{offload_2}", str(folder / "offload_2.json")) for w in words]
+            overrides = [*common_overrides(folder, folder / "questions.jsonl"), *words]
+            listed.append({"out": str(folder / f"{name}.pt"), "mute": False, "overrides": overrides})
+        file = folder / f"{world_size}.json"
+        file.write_text(json.dumps(listed), encoding="utf-8")
+        _, outputs = start([str(WORKER), str(file)], world_size)
+        for case in listed:
+            out = Path(case["out"])
+            assert out.exists(), (out.stem, outputs[0][-3000:])
+            found[out.stem] = torch.load(out, weights_only=True)
+    return found
+
+
+def assert_same_gradients(got, want):
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        difference = (got[name].double() - value.double()).abs().max()
+        assert difference <= RELATIVE * value.abs().max(), (name, float(difference / value.abs().max()))
+
+
+def _assert_same_step(got, want):
+    assert_same_gradients(got["gradients"], want["gradients"])
+    assert got["norm"] == pytest.approx(want["norm"], rel=1e-5)
+    for name, value in want["parameters"].items():
+        # Adam's first step is about lr = 1e-2 an element; the gradient's rounding moves it by 1e-4 of that.
+        assert (got["parameters"][name] - value).abs().max() < 2e-6, name
+
+
+UNTIED = [*STAGES, *(f"2 {name}" for name in STAGES), "groups", "rows", "offloaded 3", "offloaded 2", "recomputed"]
+UNTIED += ["2 offloaded 2", "2 offloaded 3", "watched", "watched gradient", "2 watched"]
+
+
+@pytest.mark.parametrize("name", UNTIED)
+def test_one_pass_a_teacher_gives_the_update_of_one_pass(steps, name):
+    _assert_same_step(steps[name], steps["loss"])
+
+
+@pytest.mark.parametrize("head", ["tied", "lora"])
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_tied_heads_and_adapters_too(steps, head, stage):
+    _assert_same_step(steps[f"2 {head} {stage}"], steps[f"{head} loss"])
+
+
+def test_measuring_leaves_the_update_as_it_is_bit_for_bit(steps):
+    for name, value in steps["loss"]["gradients"].items():
+        assert torch.equal(steps["watched"]["gradients"][name], value), name
+
+
+@pytest.mark.parametrize(("name", "own"), [("uniform", []), ("uniform tied", TIED), ("uniform lora", LORA)])
+def test_both_equal_the_plain_sum_of_teacher_gradients_in_float64(steps, folder, name, own):
+    config = load("arithmetic", [*common_overrides(folder, folder / "questions.jsonl"), *own])
+    tokenizer = load_tokenizer(config.student)
+    lm = load_lm(config, len(tokenizer)).double()
+    examples = [e for e in read(config.data.train, config.data, 0) if e.id in steps[name]["ids"]]
+    assert len(examples) == 8
+    for example in examples:
+        prompt = tokenizer(example.question + "\n")["input_ids"]
+        for rationale in example.rationales:
+            answer = [*tokenizer(rationale.text)["input_ids"], tokenizer.eos_token_id]
+            labels = torch.tensor([[-100] * len(prompt) + answer])
+            loss = lm(input_ids=torch.tensor([prompt + answer]), labels=labels).loss
+            same = sum(other.teacher == rationale.teacher for other in example.rationales)
+            voices = len({other.teacher for other in example.rationales})
+            (loss / voices / same / len(examples)).backward()
+    want = {f"lm.{n}": p.grad for n, p in lm.named_parameters() if p.requires_grad}
+    assert_same_gradients(steps[name]["gradients"], want)
