@@ -41,7 +41,7 @@ def project_away(coefficients_K: Floats, gram_KK: Floats, reference: int) -> Flo
     length = float(gram_KK[reference, reference])
     if along >= 0 or length <= 0:
         return coefficients_K
-    projected_K = coefficients_K.copy()
+    projected_K: Floats = coefficients_K.copy()
     projected_K[reference] -= along / length
     return projected_K
 
@@ -122,16 +122,19 @@ def _nash(gram_KK: Floats, draw: np.random.Generator, radius: float) -> Floats:
     It is where the convex `a'Ga / 2 - sum log a` is least, which is self-concordant: Newton's method with the step
     `1 / (1 + decrement)` reaches it from anywhere.
     """
-    # Gradients that cancel exactly have no solution; the ridge, in units of their mean square, bounds it.
-    matrix_KK = gram_KK + 1e-10 * np.eye(len(gram_KK))
-    a_K = 1.0 / np.sqrt(np.diag(matrix_KK))
+    # In units of each gradient's own norm, where the solution is a root of the cosines.
+    norm_K = np.sqrt(np.diag(gram_KK))
+    # Gradients that cancel exactly have no solution; the ridge bounds it.
+    cosine_KK = gram_KK / np.outer(norm_K, norm_K) + 1e-10 * np.eye(len(gram_KK))
+    a_K = np.ones(len(gram_KK))
     for _ in range(_NEWTON_STEPS):
-        slope_K = matrix_KK @ a_K - 1.0 / a_K
-        move_K = np.linalg.solve(matrix_KK + np.diag(a_K**-2.0), slope_K)
+        slope_K = cosine_KK @ a_K - 1.0 / a_K
+        move_K = np.linalg.solve(cosine_KK + np.diag(a_K**-2.0), slope_K)
         decrement = np.sqrt(max(float(slope_K @ move_K), 0.0))
         a_K = a_K - move_K / (1.0 + decrement if decrement > 0.25 else 1.0)
         if decrement < 1e-12:
             break
+    a_K /= norm_K
     return np.asarray(len(a_K) * a_K / a_K.sum())
 
 

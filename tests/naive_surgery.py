@@ -1,0 +1,54 @@
+"""Gradient surgery as its papers write it, on whole float64 vectors, without a Gram matrix: the truth for the tests."""
+
+import numpy as np
+from scipy.optimize import minimize
+
+
+def pcgrad(gradients, draw):
+    """Algorithm 1 of arXiv 2001.06782."""
+    total = np.zeros_like(gradients[0])
+    for k, gradient in enumerate(gradients):
+        own = gradient.copy()
+        for j in draw.permutation(len(gradients)):
+            if j != k and own @ gradients[j] < 0:
+                own -= own @ gradients[j] / (gradients[j] @ gradients[j]) * gradients[j]
+        total += own
+    return total
+
+
+def mgda(gradients, draw):
+    """K times the hull's point of least norm, by a general solver on the simplex."""
+    matrix = np.stack(gradients)
+    scale = np.mean(np.sum(matrix**2, axis=1))
+    simplex = {"type": "eq", "fun": lambda w: w.sum() - 1}
+
+    def objective(w):
+        point = w @ matrix
+        return point @ point / scale, 2 * matrix @ point / scale
+
+    starts = [np.full(len(matrix), 1 / len(matrix)), *np.eye(len(matrix))]
+    found = [
+        minimize(objective, start, jac=True, bounds=[(0, 1)] * len(matrix), constraints=[simplex], method="SLSQP",
+                 options={"ftol": 1e-16, "maxiter": 1000}).x
+        for start in starts
+    ]  # fmt: skip
+    return len(matrix) * min(found, key=lambda w: objective(w)[0]) @ matrix
+
+
+def cagrad(gradients, draw, radius=0.4):
+    """K times the d of arXiv 2110.14048, equation 3, solved as it stands: t <= g_k.d, |d - g0| <= radius |g0|, in the span."""
+    matrix = np.stack(gradients)
+    scale = np.sqrt(np.mean(np.sum(matrix**2, axis=1)))
+    basis, upper = np.linalg.qr((matrix / scale).T)
+    coordinates = upper.T
+    mean = coordinates.mean(0)
+    limit = radius**2 * mean @ mean
+    constraints = [
+        {"type": "ineq", "fun": lambda x: coordinates @ x[:-1] - x[-1]},
+        {"type": "ineq", "fun": lambda x: limit - (x[:-1] - mean) @ (x[:-1] - mean)},
+    ]
+    start = np.append(mean, (coordinates @ mean).min())
+    found = minimize(
+        lambda x: -x[-1], start, constraints=constraints, method="SLSQP", options={"ftol": 1e-15, "maxiter": 2000}
+    )
+    return len(matrix) * basis @ found.x[:-1] * scale
