@@ -59,15 +59,17 @@ class Mixing:
         for place, one in enumerate(found[1:], start=1):
             self._pass(one, batches, weight_M, step)
             self._passes.take(place, len(found))
-        gram_VV = self._passes.gram()
+        gram_VV, loss_V = self._passes.agree()
         decision = self._decide(found, gram_VV, step)
         if decision.bad and self._settings.mode == "gradient":
             # The first pass held all teachers' trees, where a fault of one spreads; alone, the first may be sound.
             self._pass(found[0], batches, weight_M, step)
             self._passes.take(0, len(found))
-            gram_VV = self._passes.gram()
+            gram_VV, loss_V = self._passes.agree()
             decision = self._decide(found, gram_VV, step)
         report = diagnose(found, gram_VV, decision.coefficient_V) if self._diagnoses(step) else {}
+        if losses := {one.name: float(loss_V[v]) for v, one in enumerate(found) if one.reference is not None}:
+            report["reference_loss"] = losses
         if decision.bad and self._settings.mode == "loss":
             # Nothing is left of the update: the engine gets it as it is and refuses the step.
             decision.coefficient_V[0] = 1.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +41,8 @@ class Passes:
     def __init__(self, config: Config, engine: Engine, ranks: Ranks) -> None:
         self._config, self._engine, self._ranks = config, engine, ranks
         self._shards_VN = torch.zeros(0)
+        self._loss_V = torch.zeros(0)
+        self._loss = torch.zeros((), dtype=torch.float64, device=ranks.device)
 
     def weighing(
         self,
@@ -54,6 +57,7 @@ class Passes:
         weighed.
         """
         weights = []
+        self._loss.zero_()
         for i, batch in enumerate(batches):
             moved = batch.to(self._ranks.device)
             weighed = weigh(moved)
@@ -82,26 +86,32 @@ class Passes:
             loss_R = self._losses(moved)
             weight_R = uniform_weights(moved.example_R, moved.teacher_R, moved.num_examples)
             weight_R = weight_R if batch.counts else torch.zeros_like(weight_R)
-            self._engine.backward(weighted_loss(loss_R, weight_R), num_examples, last=i == len(batches) - 1)
+            self._send(weighted_loss(loss_R, weight_R), num_examples, last=i == len(batches) - 1)
 
     def take(self, place: int, num_gradients: int) -> None:
-        """Copy the gradient of the passes since the last `forget` to row `place` of the shards."""
+        """Copy the gradient of the passes since the last `forget` to row `place` of the shards, their loss beside it."""
         shards = self._engine.shards
         if self._shards_VN.shape != (num_gradients, shards.size):
             self._shards_VN = torch.empty(num_gradients, shards.size, device=shards.device)
+            self._loss_V = torch.zeros(num_gradients, dtype=torch.float64, device=self._ranks.device)
         shards.read(self._shards_VN[place])
+        self._loss_V[place] = self._loss
 
     def forget(self) -> None:
         """Begin a new gradient."""
         self._engine.shards.clear()
+        self._loss.zero_()
 
-    def gram(self) -> Floats:
-        """Inner products of the whole gradients, [V, V], the same on every rank: one all-reduce of V * V float64."""
+    def agree(self) -> tuple[Floats, Floats]:
+        """Inner products [V, V] and losses [V] of the gradients taken, of all ranks, by one all-reduce of V * (V + 1) float64."""
+        num = len(self._loss_V)
         gram_VV = local_gram(self._shards_VN).to(self._ranks.device)
-        if not self._engine.shards.replicated:
-            self._ranks.start_sum(gram_VV).wait()
-        found: Floats = gram_VV.cpu().numpy()
-        return found
+        if self._engine.shards.replicated:
+            gram_VV /= self._ranks.world_size
+        both = torch.cat([gram_VV.flatten(), self._loss_V])
+        self._ranks.start_sum(both).wait()
+        gram, loss_V = np.split(both.cpu().numpy(), [num * num])
+        return gram.reshape(num, num), loss_V
 
     @property
     def shards(self) -> Tensor:
@@ -119,4 +129,8 @@ class Passes:
     def _backward(self, batch: Batch, token_loss_R: Tensor, weight_R: Tensor, last: bool) -> None:
         # Every module still runs and every collective happens: weights are zero, calls are not skipped.
         own_R = weight_R if batch.counts else torch.zeros_like(weight_R)
-        self._engine.backward(weighted_loss(token_loss_R, own_R), self._config.data.batch_size, last=last)
+        self._send(weighted_loss(token_loss_R, own_R), self._config.data.batch_size, last)
+
+    def _send(self, loss: Tensor, num_examples: int, last: bool) -> None:
+        self._loss += loss.detach() / num_examples
+        self._engine.backward(loss, num_examples, last=last)
