@@ -126,9 +126,11 @@ class _Run:
         while self.step < last:
             started = time.perf_counter()
             lr = learning_rate(config.optimizer, self.step, last)
+            self.engine.traffic.begin_step()
             result = self.stepper.run(self.step, lr, stop.asked)
+            num_bytes = self.engine.traffic.end_step()
             if log is not None:
-                log.step(_row(self.step, lr, result, time.perf_counter() - started))
+                log.step(_row(self.step, lr, result, time.perf_counter() - started, num_bytes))
             self.step += 1
             if result.fault is not None:
                 self.save()
@@ -176,7 +178,20 @@ class _Run:
             export.save(plain, self.tokeniser.tokenizer, self.folder / "final")
             log.close()
             _write_summary(self.config, self.folder)
+            self._report_traffic()
         self.group.barrier()
+
+    def _report_traffic(self) -> None:
+        """`traffic.json`, and one line of it for people; nothing on a single rank."""
+        found = self.engine.traffic.summary(self.engine.parameter_bytes)
+        (self.folder / "traffic.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        if self.group.world_size > 1:
+            sizes = found["bytes_per_step"]
+            kinds = ", ".join(
+                f"{kind} {size / 2**20:,.2f} MiB ({found['bytes_per_step_of_parameters'][kind]:.3f} x parameters)"
+                for kind, size in sizes.items()
+            )
+            sys.stderr.write(f"traffic of a step on each rank: {kinds}\n")
 
     def _identity(self) -> dict[str, Any]:
         """What must not change between the parts of a run."""
@@ -205,9 +220,10 @@ def _is_universal(folder: Path | None) -> bool:
     return folder is not None and folder.name.endswith("_universal")
 
 
-def _row(step: int, lr: float, result: StepResult, seconds: float) -> dict[str, Any]:
+def _row(step: int, lr: float, result: StepResult, seconds: float, num_bytes: int) -> dict[str, Any]:
     """A line of `metrics.jsonl`."""
-    return {"step": step, "lr": lr, **asdict(result.metrics), "step_seconds": seconds, **result.per_teacher}
+    scalars = {**asdict(result.metrics), "step_seconds": seconds, "traffic_bytes": num_bytes}
+    return {"step": step, "lr": lr, **scalars, **result.per_teacher}
 
 
 def _write_summary(config: Config, folder: Path) -> None:

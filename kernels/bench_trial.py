@@ -87,11 +87,14 @@ def check(trial: Trial, reference: Reference, memory: PeakMemory) -> None:
 def time_in_turn(
     trials: Sequence[Trial], watch: Stopwatch, repeats: int, on_gpu: bool, tick: Callable[[], object]
 ) -> None:
-    """Time every trial once a round, each round beginning with another; on a GPU until each has a second of runs."""
+    """Time every trial `repeats` times, one a round, each round beginning with another.
+
+    On a GPU longer, until each has a second of runs or 200 of them.
+    """
     rounds = 0
-    while (alive := [trial for trial in trials if not trial.reason]) and rounds < _MOST_RUNS:
+    while alive := [trial for trial in trials if not trial.reason]:
         shortest = min(sum(run.both for run in trial.runs) for trial in alive)
-        if rounds >= repeats and not (on_gpu and shortest < _GPU_SECONDS):
+        if rounds >= repeats and not (on_gpu and shortest < _GPU_SECONDS and rounds < _MOST_RUNS):
             return
         first = rounds % len(alive)
         for trial in alive[first:] + alive[:first]:

@@ -44,9 +44,12 @@ _COLUMNS = (
 def run(targets: Sequence[str] | None, jobs: int, markdown: Path | None, *, with_peers: bool, prints_json: bool) -> int:
     """Compile, print, and return 1 when a limit is broken, which can only be one of ours.
 
-    Raises UserError without Triton or for an unknown target. A peer that is not installed is named with the reason.
+    Raises UserError without Triton, for an unknown target and for less than one job. A peer that is not installed is named
+    with the reason.
     """
     chosen = _checked(targets)
+    if jobs < 1:
+        raise UserError("--jobs", jobs, "1 or more compilations at a time", "leave it out for 2")
     from compact_ds.kernels import peers
     from compact_ds.kernels.shipped import failures, launches
 

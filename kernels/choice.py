@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-from compact_ds.errors import ConfigError
+from compact_ds.errors import ConfigError, nearest
 
 Kernels = Literal["auto", "torch", "triton"]
 Path = Literal["torch", "triton"]
@@ -22,18 +22,23 @@ _OLDEST = (8, 0)
 
 
 @functools.cache
-def choose(kernels: Kernels, device: torch.device, dtype: torch.dtype | None = None) -> Path:
+def choose(kernels: Kernels, device: torch.device, dtype: torch.dtype | None = None, unfit: str | None = None) -> Path:
     """The path for matrix operands of a type (None: no matrix product is involved) on a device; says once why.
 
     `auto` takes Triton for 16-bit operands on a GPU of compute capability 8.0 or newer, or on ROCm: fp32 operands cannot use its
-    tensor cores without losing bits, and there the library's products are as good. Raises ConfigError when `triton` is asked
-    for where it cannot run.
+    tensor cores without losing bits, and there the library's products are as good. `unfit` says why the kernels cannot take
+    these operands (None: they can). Raises ConfigError when `triton` is asked for where it cannot run, and for a word that is
+    none of the three.
     """
+    if kernels not in get_args(Kernels):
+        raise ConfigError("kernels", kernels, "auto, torch or triton", nearest(str(kernels), get_args(Kernels)))
     missing = _unable(device)
     if kernels == "triton":
         if missing is not None:
             expected = f"a place where Triton runs ({missing})"
             raise ConfigError("kernels", "triton", expected, "set kernels=torch or kernels=auto")
+        if unfit is not None:
+            raise ConfigError("kernels", "triton", f"operands that it takes ({unfit})", "set kernels=torch")
         return _said("triton", "asked for", dtype)
     if kernels == "torch":
         return _said("torch", "asked for", dtype)
@@ -41,6 +46,8 @@ def choose(kernels: Kernels, device: torch.device, dtype: torch.dtype | None = N
         return _said("torch", "the device is a CPU", dtype)
     if missing is not None:
         return _said("torch", missing, dtype)
+    if unfit is not None:
+        return _said("torch", unfit, dtype)
     if dtype not in (None, torch.bfloat16, torch.float16):
         return _said("torch", f"{dtype} operands have no tensor cores", dtype)
     return _said("triton", "the device is a GPU", dtype)

@@ -47,26 +47,10 @@ def cap(x, softcap):
 
 @triton.jit
 def logits_tile(
-    hidden,
-    weight,
-    bias,
-    row,
-    column,
-    N,
-    V,
-    D,
-    stride_hidden,
-    stride_weight,
-    scale,
-    softcap,
-    BN: tl.constexpr,
-    BV: tl.constexpr,
-    BD: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_SCALE: tl.constexpr,
-    HAS_CAP: tl.constexpr,
-    TMA: tl.constexpr,
-):
+    hidden, weight, bias, row, column, N, V, D, stride_hidden, stride_weight, scale, softcap,
+    BN: tl.constexpr, BV: tl.constexpr, BD: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_CAP: tl.constexpr, TMA: tl.constexpr,
+):  # fmt: skip
     """fp32 logits [BN, BV] of the tile that starts at (row, column); -inf in columns from V on.
 
     `hidden` and `weight` are tensor descriptors with blocks [BN, BD] and [BV, BD] when TMA, pointers otherwise.

@@ -26,30 +26,10 @@ MERGE_WARPS = 4
 
 @triton.jit
 def partial_lse(
-    hidden,
-    weight,
-    bias,
-    targets,
-    peak,
-    mass,
-    z,
-    N,
-    V,
-    D,
-    stride_hidden,
-    stride_weight,
-    scale,
-    softcap,
-    K: tl.constexpr,
-    BN: tl.constexpr,
-    BV: tl.constexpr,
-    BD: tl.constexpr,
-    GROUP: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_SCALE: tl.constexpr,
-    HAS_CAP: tl.constexpr,
-    TMA: tl.constexpr,
-):
+    hidden, weight, bias, targets, peak, mass, z, N, V, D, stride_hidden, stride_weight, scale, softcap,
+    K: tl.constexpr, BN: tl.constexpr, BV: tl.constexpr, BD: tl.constexpr, GROUP: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_CAP: tl.constexpr, TMA: tl.constexpr,
+):  # fmt: skip
     """Write `peak[T, N]` (largest logit of the tile), `mass[T, N]` (sum of exp(logit - peak)) and this tile's `z[N, K]`.
 
     `z` of an empty slot is written by the first vocabulary tile, so that no element needs clearing before the launch.

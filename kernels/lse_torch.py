@@ -204,6 +204,9 @@ class _Tiles:
         most_rows, most_words = CPU_TILE if weight_VD.device.type == "cpu" else (elements, elements)
         self.tile_rows = max(1, min(num_rows, most_rows, elements))
         self.tile_words = max(1, min(weight_VD.shape[0], most_words, elements // self.tile_rows))
+        if weight_VD.dtype != torch.float32:
+            # Its copy in fp32 is a buffer as well, and the larger one where there are fewer rows than features.
+            self.tile_words = max(1, min(self.tile_words, elements // max(1, weight_VD.shape[1])))
         self.buffers = [
             weight_VD.new_empty(self.tile_rows * self.tile_words, dtype=torch.float32)
             for _ in range(1 if shape.softcap is None else 2)

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from compact_ds.kernels import lse_backward, lse_forward
 from compact_ds.kernels.lse_torch import HeadShape
 from compact_ds.kernels.operands import prepared, takes_descriptors
-from compact_ds.kernels.tiles import SLOTS, Kernel, Tiles, target_of, tiles_for
+from compact_ds.kernels.tiles import Kernel, Tiles, target_of, tiles_for
 
 
 def lse_gather_triton(
@@ -27,47 +28,52 @@ def lse_gather_triton(
     shape: HeadShape,
     backward: Kernel = "workspace",
 ) -> tuple[Tensor, Tensor]:
-    """Log-sum-exp of every row's logits and the logits of its targets, both fp32; see `lse_gather`. K is 1, 2 or 4.
+    """Log-sum-exp of every row's logits and the logits of its targets, both fp32; see `lse_gather`, which checks them.
 
-    `backward` is `workspace` or `atomic`, see `lse_backward`. `grad_rows` bounds the rows of either.
+    Operands are such that `operands.unfit` has nothing against them. `backward` is `workspace` or `atomic`, see
+    `lse_backward`. `grad_rows` bounds the rows of either.
     """
-    if backward == "forward" or targets_NK.shape[1] not in SLOTS:
-        raise ValueError(
-            f"backward={backward!r} with {targets_NK.shape[1]} target slots: workspace or atomic, 1, 2 or 4"
-        )
-    if hidden_ND.dtype != weight_VD.dtype:
-        raise ValueError(f"hidden states are {hidden_ND.dtype}, the weight is {weight_VD.dtype}: the types must agree")
     return _LseGather.apply(hidden_ND, weight_VD, bias_V, targets_NK, shape, backward)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _LseGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_ND, weight_VD, bias_V, targets_NK, shape, backward):  # type: ignore[no-untyped-def]
-        hidden, weight, targets = prepared(hidden_ND, weight_VD, targets_NK)
+        hidden, weight, targets, bias = prepared(hidden_ND, weight_VD, targets_NK, bias_V)
         tiles = _tiles("forward", hidden, weight, targets, shape)
-        lse_N, z_NK = lse_forward.forward(hidden, weight, targets, bias_V, shape, tiles)
+        # Triton launches on the current device, which need not be that of the operands.
+        with torch.cuda.device_of(hidden):
+            lse_N, z_NK = lse_forward.forward(hidden, weight, targets, bias, shape, tiles)
         # Under ZeRO-3 the weight is whole only while its module runs; saving the parameter itself lets the hook that
         # gathers it for the backward pass fill this very tensor again.
-        ctx.save_for_backward(hidden, weight_VD, bias_V, targets, lse_N)
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets, lse_N)
         ctx.shape, ctx.backward = shape, backward
         return lse_N, z_NK
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad_lse_N, grad_z_NK):  # type: ignore[no-untyped-def]
-        hidden, weight_VD, bias_V, targets, lse_N = ctx.saved_tensors
-        rows = slice(ctx.shape.grad_rows)
-        num_rows = hidden[rows].shape[0]
-        _, weight, targets = prepared(hidden, weight_VD, targets)
-        saved = (hidden[rows], weight, bias_V, targets[rows], lse_N[rows])
+        hidden_ND, weight_VD, bias_V, targets_NK, lse_N = ctx.saved_tensors
+        shape, first = ctx.shape, slice(ctx.shape.grad_rows)
+        hidden, weight, targets, bias = prepared(hidden_ND[first], weight_VD, targets_NK[first], bias_V)
         run: Any = lse_backward.atomic_backward if ctx.backward == "atomic" else lse_backward.workspace_backward
-        tiles = _tiles(ctx.backward, hidden[rows], weight, targets, ctx.shape)
-        upstream = (grad_lse_N[rows].contiguous(), grad_z_NK[rows].contiguous())
+        tiles = _tiles(ctx.backward, hidden, weight, targets, shape)
+        upstream = lse_backward.upstream_of(grad_lse_N[first], grad_z_NK[first], hidden.dtype, shape.scale)
         # Autocast would narrow the fp32 products of the backward pass.
-        with torch.autocast(hidden.device.type, enabled=False):
-            grad_hidden, grad_weight, grad_bias = run(saved, *upstream, ctx.needs_input_grad[:3], ctx.shape, tiles)
-        if grad_hidden is not None and num_rows < hidden.shape[0]:
-            grad_hidden = torch.cat([grad_hidden, grad_hidden.new_zeros(hidden.shape[0] - num_rows, hidden.shape[1])])
-        return grad_hidden, grad_weight, grad_bias, None, None, None
+        with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):
+            saved = (hidden, weight, bias, targets, lse_N[first])
+            grad_hidden, grad_weight, grad_bias = run(saved, upstream, ctx.needs_input_grad[:3], shape, tiles)
+        return _as_given(grad_hidden, hidden_ND), _as_given(grad_weight, weight_VD), grad_bias, None, None, None
+
+
+def _as_given(grad: Tensor | None, like: Tensor) -> Tensor | None:
+    """A matrix's gradient without the columns that fill its depth up, and with zeros for the rows that take none."""
+    if grad is None or grad.shape == like.shape:
+        return grad
+    rows, depth = like.shape
+    if grad.shape[0] == rows:
+        return grad[:, :depth].contiguous()
+    return torch.cat([grad[:, :depth], grad.new_zeros(rows - grad.shape[0], depth)])
 
 
 def _tiles(kernel: Kernel, hidden: Tensor, weight: Tensor, targets_NK: Tensor, shape: HeadShape) -> Tiles:

@@ -13,17 +13,54 @@ import torch
 from torch import Tensor
 
 from compact_ds.kernels.lse_reference import HeadShape
-from compact_ds.kernels.tiles import Tiles
+from compact_ds.kernels.tiles import SLOTS, Tiles
 
 ALIGNMENT_BYTES = 16
+# Triton compiles another kernel where a size is no multiple of 16, one that loads element by element and spills.
+ALIGNMENT_ELEMENTS = 16
+TYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Whether a product and a sum may be rounded once. Releases of Triton differ in their default, and so would our last bits.
 FP_FUSION = True
 
 
-def prepared(hidden_ND: Tensor, weight_VD: Tensor, targets_NK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The operands with unit stride along D and targets as contiguous int32; copies only what needs it."""
-    hidden_ND, weight_VD = (t if t.stride(-1) == 1 else t.contiguous() for t in (hidden_ND, weight_VD))
-    return hidden_ND, weight_VD, targets_NK.to(torch.int32).contiguous()
+def unfit(hidden_ND: Tensor, weight_VD: Tensor, slots: int) -> str | None:
+    """Why the kernels cannot take these operands, or None."""
+    if hidden_ND.dtype != weight_VD.dtype:
+        return f"hidden states are {hidden_ND.dtype}, the weight is {weight_VD.dtype}: the types must agree"
+    if hidden_ND.dtype not in TYPES:
+        return f"operands are {hidden_ND.dtype}: bfloat16, float16 or float32"
+    if slots not in SLOTS:
+        return f"{slots} target slots a row: 1, 2 or 4"
+    return None
+
+
+def prepared(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_NK: Tensor, bias_V: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Hidden states, weight, targets and bias as the kernels read them; copies only what needs it.
+
+    Targets and bias are contiguous, targets int32. Rows of both matrices begin at multiples of 16 bytes and their strides and
+    the depth are multiples of 16 elements, so that no other kernels are launched than those that `shipped` lists: a depth
+    that is no such multiple is filled up with zeros, which change no logit. Gradients then have the longer depth.
+    """
+    depth = -(-weight_VD.shape[1] // ALIGNMENT_ELEMENTS) * ALIGNMENT_ELEMENTS
+    hidden_ND, weight_VD = _aligned(hidden_ND, depth), _aligned(weight_VD, depth)
+    targets_NK = targets_NK.to(torch.int32).contiguous()
+    return hidden_ND, weight_VD, targets_NK, None if bias_V is None else bias_V.contiguous()
+
+
+def _aligned(matrix: Tensor, depth: int) -> Tensor:
+    if (
+        matrix.shape[1] == depth
+        and matrix.stride(1) == 1
+        and matrix.stride(0) % ALIGNMENT_ELEMENTS == 0
+        and matrix.data_ptr() % ALIGNMENT_BYTES == 0
+    ):
+        return matrix
+    # Not `contiguous`, which leaves a single row with whatever stride it has.
+    copy = matrix.new_zeros(matrix.shape[0], depth)
+    copy[:, : matrix.shape[1]] = matrix
+    return copy
 
 
 def takes_descriptors(hidden_ND: Tensor, weight_VD: Tensor) -> bool:

@@ -11,6 +11,7 @@ Legend: N rows, K target slots, M members (row, slot) of segments, S segments, C
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -24,7 +25,9 @@ NO_SEGMENT = -1
 
 @dataclass(frozen=True, slots=True)
 class ScorePlan:
-    """Segments in compressed rows: members `offsets_S1[s]:offsets_S1[s + 1]` are segment s. All int64; see `plan_scores`.
+    """Segments in compressed rows: members `offsets_S1[s]:offsets_S1[s + 1]` are segment s. Made by `plan_scores`.
+
+    All int64 and contiguous, which the kernels rely on.
 
     `segment_NK` is the inverse, for the backward pass: the segment of each (row, slot), -1 for none.
     """
@@ -50,7 +53,7 @@ class Scores:
 
     Of chains, without a gradient: `total_C` is the last segment's mean log-likelihood less the base's, `jump_C` the largest
     rise from one segment to the next (the base before the first), `step_C` the place of the first segment that reaches it.
-    An empty chain has 0, 0 and -1.
+    An empty chain has 0, 0 and -1; one with a rise that is no number has a `jump_C` of NaN at -1.
     """
 
     nll_S: Tensor
@@ -76,11 +79,16 @@ def plan_scores(
     the segments `chain_C1[c]:chain_C1[c + 1]` and starts from segment `base_C[c]`. Raises ValueError when offsets do not
     ascend from 0 to M, an index is out of range, or a (row, slot) is in two segments.
     """
+    if offsets_S1.ndim != 1 or not len(offsets_S1) or int(offsets_S1[-1]) < 0:
+        raise ValueError(f"offsets must ascend from 0 to the members, got {offsets_S1.tolist()}")
     members = int(offsets_S1[-1])
     row_M = torch.arange(members) if row_M is None else row_M
     slot_M = torch.zeros(members, dtype=torch.int64) if slot_M is None else slot_M
     base_C = torch.zeros(0, dtype=torch.int64) if base_C is None else base_C
     chain_C1 = torch.zeros(1, dtype=torch.int64) if chain_C1 is None else chain_C1
+    row_M, slot_M, offsets_S1, base_C, chain_C1 = (
+        index.to(torch.int64).contiguous() for index in (row_M, slot_M, offsets_S1, base_C, chain_C1)
+    )
     num_segments = len(offsets_S1) - 1
     if offsets_S1[0] != 0 or (offsets_S1.diff() < 0).any() or len(row_M) != members or len(slot_M) != members:
         raise ValueError(f"offsets must ascend from 0 to the {len(row_M)} members, got {offsets_S1.tolist()}")
@@ -103,8 +111,12 @@ def plan_scores(
 def segment_scores(lse_N: Tensor, z_NK: Tensor, plan: ScorePlan, *, kernels: Kernels = "auto") -> Scores:
     """Scores of the plan's segments and chains from the head's fp32 `lse` and `z`, by the path that `choice.choose` takes.
 
-    Sums are taken in a fixed order on either path: two runs agree bit for bit.
+    Sums are taken in a fixed order on either path: two runs agree bit for bit. Raises ValueError when the rows or slots are not
+    those that the plan was made for.
     """
+    if plan.segment_NK.shape != z_NK.shape or lse_N.shape != z_NK.shape[:1]:
+        planned, found = tuple(plan.segment_NK.shape), (tuple(lse_N.shape), tuple(z_NK.shape))
+        raise ValueError(f"the plan is for z of {planned} and lse of {planned[:1]}, got lse and z of {found}")
     if choose(kernels, lse_N.device) == "triton":
         from compact_ds.kernels.segment_triton import segment_scores_triton
 
@@ -132,8 +144,8 @@ def segment_scores_reference(lse_N: Tensor, z_NK: Tensor, plan: ScorePlan) -> Sc
         levels = [-value for value in mean_S[[int(base), *range(int(first), int(end))]].tolist()]
         rises = [after - before for before, after in itertools.pairwise(levels)]
         total.append(levels[-1] - levels[0])
-        jump.append(max(rises, default=0.0))
-        step.append(rises.index(jump[-1]) if rises else -1)
+        jump.append(math.nan if any(map(math.isnan, rises)) else max(rises, default=0.0))
+        step.append(rises.index(jump[-1]) if jump[-1] in rises else -1)
     total_C, jump_C = (torch.tensor(values, dtype=lse_N.dtype) for values in (total, jump))
     return Scores(nll_S, count_S, mean_S, total_C, jump_C, torch.tensor(step, dtype=torch.int64))
 
@@ -151,8 +163,10 @@ def _chains(mean_S: Tensor, plan: ScorePlan) -> tuple[Tensor, Tensor, Tensor]:
     before_CT = torch.cat([base_C[:, None], level_CT[:, :-1]], dim=1)
     rise_CT = (level_CT - before_CT).masked_fill(~inside_CT, float("-inf"))
     # argmax of several equal values may be any of them; the first is the epiphany.
-    step_C = torch.where(rise_CT == rise_CT.amax(1, keepdim=True), step_T, len(step_T)).amin(1)
+    jump_C = rise_CT.amax(1)
+    step_C = torch.where(rise_CT == jump_C[:, None], step_T, len(step_T)).amin(1)
     full_C = length_C > 0
     last_C = level_CT.gather(1, (length_C - 1).clamp(min=0)[:, None])[:, 0]
     total_C = torch.where(full_C, last_C - base_C, 0.0)
-    return total_C, torch.where(full_C, rise_CT.amax(1), 0.0), torch.where(full_C, step_C, -1)
+    # Nothing equals a NaN, which therefore has no place.
+    return total_C, torch.where(full_C, jump_C, 0.0), torch.where(full_C & ~jump_C.isnan(), step_C, -1)

@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from compact_ds.kernels.operands import FP_FUSION
 from compact_ds.kernels.segment_scores import ScorePlan
@@ -55,20 +56,21 @@ def score_segments(
         before = segment_sum(lse, z, row, slot, first, end, K, BLOCK) / tl.maximum(end - first, 1).to(tl.float32)
         at_start = before
         largest = tl.full((), float("-inf"), tl.float32)
-        place = tl.full((), -1, tl.int64)
         segment_first = tl.load(chain + c)
         segment_end = tl.load(chain + c + 1)
+        # A rise of -inf reaches no more than the start's value; the first is then the largest.
+        place = tl.where(segment_end > segment_first, 0, -1).to(tl.int64)
         for s in range(segment_first, segment_end):
             first = tl.load(offsets + s)
             end = tl.load(offsets + s + 1)
             now = segment_sum(lse, z, row, slot, first, end, K, BLOCK) / tl.maximum(end - first, 1).to(tl.float32)
             rise = before - now
             place = tl.where(rise > largest, (s - segment_first).to(tl.int64), place)
-            largest = tl.maximum(largest, rise)
+            largest = tl.maximum(largest, rise, propagate_nan=tl.PropagateNan.ALL)
             before = now
         tl.store(total + c, at_start - before)
         tl.store(jump + c, tl.where(segment_end > segment_first, largest, 0.0))
-        tl.store(step + c, place)
+        tl.store(step + c, tl.where(largest == largest, place, -1))
 
 
 @triton.jit
@@ -105,23 +107,27 @@ class _SegmentScores(torch.autograd.Function):
         total_C, jump_C = (lse_N.new_empty(num_chains) for _ in range(2))
         step_C = plan.base_C.new_empty(num_chains)
         if num_segments + num_chains:
-            score_segments[(num_segments + num_chains,)](
-                lse_N.contiguous(), z_NK.contiguous(), plan.row_M, plan.slot_M, plan.offsets_S1, plan.base_C, plan.chain_C1,
-                nll_S, mean_S, total_C, jump_C, step_C, num_segments, K=z_NK.shape[1], BLOCK=BLOCK,
-                num_warps=WARPS, enable_fp_fusion=FP_FUSION,
-            )  # fmt: skip
+            # Triton launches on the current device, which need not be that of the scores.
+            with torch.cuda.device_of(lse_N):
+                score_segments[(num_segments + num_chains,)](
+                    lse_N.contiguous(), z_NK.contiguous(), plan.row_M, plan.slot_M, plan.offsets_S1, plan.base_C,
+                    plan.chain_C1, nll_S, mean_S, total_C, jump_C, step_C, num_segments, K=z_NK.shape[1], BLOCK=BLOCK,
+                    num_warps=WARPS, enable_fp_fusion=FP_FUSION,
+                )  # fmt: skip
         ctx.plan, ctx.slots = plan, z_NK.shape[1]
         ctx.mark_non_differentiable(total_C, jump_C, step_C)
         return nll_S, mean_S, total_C, jump_C, step_C
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad_nll_S, grad_mean_S, *_):
         plan, num_rows = ctx.plan, ctx.plan.segment_NK.shape[0]
         grad_lse_N = grad_nll_S.new_empty(num_rows)
         grad_z_NK = grad_nll_S.new_empty(num_rows, ctx.slots)
         if num_rows:
-            grad_rows_of_segments[(triton.cdiv(num_rows, ROWS),)](
-                plan.segment_NK, plan.offsets_S1, grad_nll_S.contiguous(), grad_mean_S.contiguous(), grad_lse_N, grad_z_NK,
-                num_rows, K=ctx.slots, ROWS=ROWS, num_warps=WARPS, enable_fp_fusion=FP_FUSION,
-            )  # fmt: skip
+            with torch.cuda.device_of(grad_lse_N):
+                grad_rows_of_segments[(triton.cdiv(num_rows, ROWS),)](
+                    plan.segment_NK, plan.offsets_S1, grad_nll_S.contiguous(), grad_mean_S.contiguous(),
+                    grad_lse_N, grad_z_NK, num_rows, K=ctx.slots, ROWS=ROWS, num_warps=WARPS, enable_fp_fusion=FP_FUSION,
+                )  # fmt: skip
         return grad_lse_N, grad_z_NK, None

@@ -1,7 +1,9 @@
 """Laws 6 and 7 at the optimizer: plain fine-tuning over twenty steps, and no step with last step's gradient."""
 
+import json
 from pathlib import Path
 
+import pytest
 import torch
 from processes import ROOT, start
 
@@ -24,11 +26,28 @@ def test_one_teacher_is_plain_fine_tuning_for_twenty_steps(tmp_path):
     assert found["parameter_max"] < 2e-6 and found["parameter_mean"] < 2e-7
 
 
-def test_a_parameter_that_a_step_does_not_use_stays_where_it_is(tmp_path):
-    out = tmp_path / "moved.pt"
-    offload = ROOT / "configs" / "deepspeed" / "zero3_offload.json"
-    _, outputs = start([str(HERE / "unused_parameter.py"), str(out), str(offload)], 1)
+@pytest.fixture(scope="module")
+def two_heads(tmp_path_factory):
+    """What became of two heads of which some passes use one, for stages 1, 2, 3 and both offloaded ones."""
+    folder = tmp_path_factory.mktemp("two_heads")
+    out, offload_2 = folder / "found.pt", folder / "offload_2.json"
+    offload_2.write_text(json.dumps({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}))
+    offload_3 = ROOT / "configs" / "deepspeed" / "zero3_offload.json"
+    _, outputs = start([str(HERE / "unused_parameter.py"), str(out), str(offload_3), str(offload_2)], 1)
     assert out.exists(), outputs[0][-3000:]
-    for moved in torch.load(out, weights_only=True):
-        assert moved["always.weight"] > 0.05
-        assert moved["sometimes.weight"] == moved["sometimes.bias"] == 0.0
+    return torch.load(out, weights_only=True)
+
+
+def test_a_parameter_that_a_step_does_not_use_stays_where_it_is(two_heads):
+    for found in two_heads:
+        assert found["moved"]["always.weight"] > 0.05
+        assert found["moved"]["sometimes.weight"] == found["moved"]["sometimes.bias"] == 0.0
+
+
+def test_a_pass_hands_no_gradient_to_the_next_one_that_skips_the_parameter(two_heads):
+    for found in two_heads:
+        both, one, added = found["taken"]
+        # The derivative of the sum over two rows of ones is 2 a weight and 2 a bias, five elements a head.
+        assert both.sort(descending=True).values[:10].tolist() == [2.0] * 10
+        assert one.sort(descending=True).values[:10].tolist() == [2.0] * 5 + [0.0] * 5
+        assert torch.equal(added, both + one)

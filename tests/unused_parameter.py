@@ -1,6 +1,7 @@
-"""One process of a test: how far a parameter moves in a step that does not use it, by ZeRO stage.
+"""One process of a test: how far a parameter moves in a step that does not use it, and what a pass leaves to the next one.
 
-Run with RANK and its companions set: `python unused_parameter.py OUT [DEEPSPEED_JSON]`.
+Run with RANK and its companions set: `python unused_parameter.py OUT DEEPSPEED_JSON ...`; each JSON is one more case after
+stages 1, 2 and 3.
 """
 
 import sys
@@ -37,7 +38,21 @@ def moved(overrides, group):
     return {name: float((states[1][name] - tensor).abs().max()) for name, tensor in states[0].items()}
 
 
+def taken(overrides, group):
+    """Shards of three passes of one step: both heads, one of them, and a pass of two micro-batches with each in turn."""
+    engine = Engine(TwoHeads(), load("arithmetic", overrides), group)
+    shards = torch.zeros(3, engine.shards.size)
+    for place, micro_batches in enumerate(((True,), (False,), (True, False))):
+        engine.shards.clear()
+        for i, both in enumerate(micro_batches):
+            engine.backward(engine.forward((torch.ones(2, 4), both)), 1, last=i == len(micro_batches) - 1)
+        engine.shards.read(shards[place])
+    return shards
+
+
 if __name__ == "__main__":
     with ranks(60) as ours:
-        settings = [[f"engine.zero_stage={stage}"] for stage in (1, 2, 3)] + [[f"engine.deepspeed={sys.argv[2]}"]]
-        torch.save([moved(overrides, ours) for overrides in settings], sys.argv[1])
+        settings = [[f"engine.zero_stage={stage}"] for stage in (1, 2, 3)]
+        settings += [[f"engine.deepspeed={file}"] for file in sys.argv[2:]]
+        found = [{"moved": moved(overrides, ours), "taken": taken(overrides, ours)} for overrides in settings]
+        torch.save(found, sys.argv[1])

@@ -96,6 +96,9 @@ class _Flat:
         optimizer.micro_step_id = -1  # the next pass starts a new sum
         if optimizer.cpu_offload:
             optimizer.reset_cpu_buffers()
+            optimizer._offload_accumulated_param_ids.clear()
+            for accumulated in optimizer.accumulated_grads_in_cpu.values():
+                accumulated.zero_()
             for master in optimizer.single_partition_of_fp32_groups:
                 if master.grad is not None:
                     master.grad.zero_()
@@ -152,6 +155,7 @@ class _Partitioned:
         optimizer.zero_grad()
         optimizer.grad_partitions_flat_buffer.zero_()
         if optimizer.offload_optimizer:
+            optimizer._offload_boundary_param_ids.clear()
             optimizer.norm_for_param_grads.clear()
             for master in optimizer.fp32_partitioned_groups_flat:
                 if master.grad is not None:

@@ -36,7 +36,10 @@ class Ranks:
 
     def start_sum(self, vector: Tensor) -> Any:
         """Begin to add up `vector` over ranks, in place; call `.wait()` on the result before reading."""
-        return dist.all_reduce(vector, async_op=True)
+        import deepspeed.comm
+
+        # Through DeepSpeed, so that its traffic and ours are counted in one place.
+        return deepspeed.comm.all_reduce(vector, async_op=True)
 
     def gather(self, item: Any) -> list[Any]:
         """The picklable items of all ranks, in rank order. For rare events, not for the step."""

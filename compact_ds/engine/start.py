@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from compact_ds.config import Config, OptimizerConfig
 from compact_ds.engine.gradient_shards import gradient_shards
 from compact_ds.engine.ranks import Ranks
+from compact_ds.engine.traffic import Traffic
 from compact_ds.errors import ConfigError
 
 _OURS = {
@@ -45,6 +46,7 @@ class Engine:
         self.settings = deepspeed_settings(config)
         if universal:
             self.settings["checkpoint"] = {"load_universal": True}
+        self.traffic = Traffic(ranks.world_size)
         self.deepspeed, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=self.settings)
         self.shards = gradient_shards(self.deepspeed, self.zero_stage)
         self._ranks = ranks
@@ -70,8 +72,18 @@ class Engine:
         DeepSpeed averages over ranks, hence the factor. `last` marks the last micro-batch of a pass: stages 0 and 1 reduce
         then, and stages 1 and 2 would hand on the last micro-batch's gradient alone without it.
         """
-        self.deepspeed.set_gradient_accumulation_boundary(last)
+        # An offloaded optimizer would copy the gradients of those parameters only that the last micro-batch used.
+        offloads = self._offloads()
+        self.deepspeed.set_gradient_accumulation_boundary(last and not offloads)
         self.deepspeed.backward(loss * (self._ranks.world_size / global_examples), scale_wrt_gas=False)
+        if last and offloads:
+            self.deepspeed.optimizer.finalize_gradient_accumulation_boundary()
+            self.deepspeed.set_gradient_accumulation_boundary(True)
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Size of the student's parameters in the type that they travel in, trained or frozen."""
+        return sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in self.student.parameters())
 
     def step(self, lr: float) -> float:
         """Clip, update, clear. Returns the global gradient norm before clipping; nan or inf mean that nothing moved."""
@@ -82,6 +94,10 @@ class Engine:
         self.deepspeed.step()
         self.shards.clear()
         return whole if whole is not None else float(self.deepspeed.get_global_grad_norm() or 0.0)
+
+    def _offloads(self) -> bool:
+        optimizer = self.deepspeed.optimizer
+        return bool(getattr(optimizer, "cpu_offload", False) or getattr(optimizer, "offload_optimizer", False))
 
     def _whole_norm(self) -> float:
         gradients = [p.grad for p in self.student.parameters() if p.grad is not None]

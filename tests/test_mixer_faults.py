@@ -1,0 +1,106 @@
+"""Gradient mode when something is missing or broken: nothing hangs, nothing stale is used, and who is left out is said."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from processes import start
+from test_gradient_mode import assert_same_gradients, common_overrides
+from uneven_questions import write
+
+from compact_ds.metrics import read
+
+HERE = Path(__file__).parent
+# A deadlock would last until the process group's own timeout; a healthy job takes some 20 s on a busy machine.
+WATCHDOG_SECONDS = 150
+
+SOLVERS = ("sum", "pcgrad", "cagrad", "mgda", "nash")
+ONE_TEACHER = "data.teachers=[ben]"
+ONE_EACH = "data.batch_size=2"
+CASES = {
+    "one question a rank": [ONE_EACH],
+    "one teacher": [ONE_TEACHER],
+    "a group that is absent": [ONE_EACH, "data.limit=3", "mixer.groups={rare: [cleo]}"],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("faults")
+    write(made / "questions.jsonl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def steps(folder):
+    """One step on two ranks, by loss mode and by every solver, for every case."""
+    listed, found = [], {}
+    for case, own in CASES.items():
+        for solver in ("loss", *SOLVERS):
+            words = [] if solver == "loss" else ["mixer.mode=gradient", f"mixer.solver={solver}"]
+            overrides = [*common_overrides(folder, folder / "questions.jsonl"), *own, *words]
+            out = folder / f"{case} {solver}.pt"
+            listed.append({"out": str(out), "mute": False, "overrides": overrides})
+    (folder / "cases.json").write_text(json.dumps(listed), encoding="utf-8")
+    worker = str(HERE / "gradient_of_a_step.py")
+    _, outputs = start([worker, str(folder / "cases.json")], 2, timeout=WATCHDOG_SECONDS)
+    for case in listed:
+        out = Path(case["out"])
+        assert out.exists(), (out.stem, outputs[0][-3000:])
+        found[out.stem] = torch.load(out, weights_only=True)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_sum_is_loss_mode_whoever_is_missing(steps, case):
+    assert_same_gradients(steps[f"{case} sum"]["gradients"], steps[f"{case} loss"]["gradients"])
+
+
+@pytest.mark.parametrize("solver", SOLVERS[1:])
+@pytest.mark.parametrize("case", CASES)
+def test_every_solver_gets_through_with_a_finite_update(steps, case, solver):
+    found = steps[f"{case} {solver}"]["gradients"]
+    assert all(gradient.isfinite().all() for gradient in found.values())
+    assert max(float(gradient.abs().max()) for gradient in found.values()) > 0
+    if case == "one teacher":
+        assert_same_gradients(found, steps["one teacher loss"]["gradients"])
+
+
+def train(folder, name, world_size, *own):
+    run = folder / name
+    settings = [f"run_dir={run}", f"data.cache_dir={folder}", "data.batch_size=6", "max_steps=8", "evaluation.limit=2"]
+    settings += ["student.scratch.hidden_size=64", "student.scratch.intermediate_size=128", "mixer.mode=gradient"]
+    codes, outputs = start(
+        [str(HERE / "faulty_teacher.py"), "ben", *settings, *own], world_size, timeout=WATCHDOG_SECONDS
+    )
+    return run, codes, outputs
+
+
+def test_a_teacher_with_a_broken_gradient_is_left_out_on_all_ranks_and_named(folder):
+    run, codes, outputs = train(folder, "left_out", 2, "mixer.max_bad=8")
+    assert codes == [0, 0], outputs[0][-2000:]
+    rows = read(run / "metrics.jsonl")
+    assert [row["gradient_left_out"] for row in rows] == [{"ben": 1.0}] * 8
+    assert all(row["grad_norm"] > 0 for row in rows) and rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_the_first_teachers_own_pass_is_not_blamed_for_another(folder):
+    """Its trees hold all teachers, so that a NaN in one spreads over the shared question; taken alone it is sound."""
+    run, codes, _ = train(folder, "first", 1, "mixer.max_bad=8", "max_steps=2")
+    assert codes == [0]
+    assert all(set(row["gradient_left_out"]) == {"ben"} for row in read(run / "metrics.jsonl"))
+
+
+def test_after_too_many_bad_steps_in_a_row_the_run_stops_with_a_checkpoint(folder):
+    run, codes, outputs = train(folder, "stopped", 2, "mixer.max_bad=2")
+    assert all(code != 0 for code in codes)
+    assert "teacher ben: found a gradient that was not finite in 3 steps in a row" in outputs[0]
+    assert "mixer.max_bad" in outputs[0] and "--resume" in outputs[0]
+    assert (run / "checkpoints" / "latest").read_text(encoding="utf-8") == "step-3"
+    assert len(read(run / "metrics.jsonl")) == 3
+
+
+def test_in_loss_mode_a_broken_gradient_ends_the_run_with_the_step(folder):
+    _, codes, outputs = train(folder, "loss", 1, "mixer.mode=loss")
+    assert codes == [2] and "step 0: found 'gradient norm" in outputs[0].replace("found gradient", "found 'gradient")
