@@ -73,7 +73,9 @@ def _parser() -> Parser:
     compare = commands.add_parser("compare", help="train by several methods and seeds, and print a table")
     add_config_arguments(compare)
     compare.add_argument(
-        "--methods", metavar="A,B", help="methods; `single` stands for every teacher alone (default: all)"
+        "--methods",
+        metavar="A,B",
+        help="methods; `single` stands for every teacher alone, METHOD+SOLVER for gradient mode (default: all)",
     )
     compare.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each method (default: 3)")
     compare.add_argument("--nprocs", type=int, default=1, metavar="N", help="ranks of each run (default: 1)")

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from compact_ds.config import METHODS, Config, load
+from compact_ds.config import METHODS, SOLVERS, Config, load
 from compact_ds.data.readers import read
 from compact_ds.errors import ConfigError, UserError, nearest
 from compact_ds.evaluation import comparison
@@ -33,6 +33,8 @@ FAILED = 1
 @dataclass(frozen=True)
 class Plan:
     """What to compare. `methods` may hold `single`, which stands for every teacher alone; None means all methods.
+
+    `METHOD+SOLVER` is the method in gradient mode with that solver, `compact+pcgrad` for example.
 
     `jobs` is the number of runs at a time; None fills the machine.
     """
@@ -107,13 +109,21 @@ def expand(methods: Sequence[str] | None, look: Callable[[], Survey]) -> list[st
         methods = [name for name in METHODS if name != "best_of" or look().has_verdicts] + ["single"]
     expanded = []
     for name in (name.strip() for name in methods):
-        if name == "single":
-            expanded += [f"single:{teacher}" for teacher in look().teachers]
-        elif name in METHODS or name.startswith("single:"):
+        plain, _, solver = name.partition("+")
+        if solver or name.endswith("+"):
+            _check_solver(name, solver)
+        if plain == "single":
+            expanded += [name.replace("single", f"single:{teacher}", 1) for teacher in look().teachers]
+        elif plain in METHODS or plain.startswith("single:"):
             expanded.append(name)
         else:
             raise UserError("--methods", name, "methods, separated by commas", nearest(name, (*METHODS, "single")))
     return list(dict.fromkeys(expanded))
+
+
+def _check_solver(name: str, solver: str) -> None:
+    if solver not in SOLVERS:
+        raise UserError("--methods", name, "METHOD+SOLVER", nearest(solver, SOLVERS))
 
 
 def is_finished(run: Run) -> bool:
@@ -145,7 +155,9 @@ def _check(plan: Plan, base: Config) -> None:
 def _run(plan: Plan, base: Config, method: str, seed: int) -> Run:
     folder = base.run_dir / folder_name(method) / f"seed-{seed}"
     # JSON strings are YAML strings, whatever characters a teacher's name or a path holds.
-    own = [f"method={json.dumps(method)}", f"seed={seed}", f"run_dir={json.dumps(str(folder))}"]
+    plain, _, solver = method.partition("+")
+    own = [f"method={json.dumps(plain)}", f"seed={seed}", f"run_dir={json.dumps(str(folder))}"]
+    own += ["mixer.mode=gradient", f"mixer.solver={solver}"] if solver else []
     overrides = [*plan.overrides, *own]
     words = [plan.config, *overrides]
     if folder.is_dir() and any(folder.iterdir()):

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from compact_ds.errors import ConfigError, nearest
 from compact_ds.sections import (
     METHODS,
+    SOLVERS,
     CompatibilityConfig,
     Config,
     DataConfig,
@@ -31,6 +32,7 @@ from compact_ds.sections import (
 __all__ = [
     "METHODS",
     "SHIPPED",
+    "SOLVERS",
     "CompatibilityConfig",
     "Config",
     "DataConfig",

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compact_ds.errors import ConfigError, nearest
 
+SOLVERS = ("sum", "pcgrad", "cagrad", "mgda", "nash")
 METHODS = ("compact", "consensus", "adaptability", "difficulty", "uniform", "best_of", "first")
 
 

@@ -121,6 +121,19 @@ def test_single_stands_for_every_teacher_of_the_data(tmp_path: Path, runs: Runs)
     ]
 
 
+def test_a_method_with_a_solver_runs_in_gradient_mode(tmp_path: Path, runs: Runs) -> None:
+    assert compare.run(_plan(tmp_path, "compact,compact+pcgrad", seeds=1)) == 0
+    plain, mixed = (config.load(job.folder / "config.yaml") for job in runs.started)
+    assert (plain.method, plain.mixer.mode) == ("compact", "loss")
+    assert (mixed.method, mixed.mixer.mode, mixed.mixer.solver) == ("compact", "gradient", "pcgrad")
+    assert compare.expand(["single+mgda"], lambda: Survey(("ada", "ben"), True)) == [
+        "single:ada+mgda",
+        "single:ben+mgda",
+    ]
+    with pytest.raises(UserError, match="did you mean 'pcgrad'"):
+        compare.expand(["compact+pcgrd"], lambda: Survey((), False))
+
+
 def test_all_methods_are_those_that_the_data_can_serve() -> None:
     served = [
         "compact",
