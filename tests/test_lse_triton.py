@@ -11,79 +11,18 @@ import torch
 
 pytest.importorskip("triton")
 
-from compact_ds.kernels import lse_backward, lse_forward
+from against_float64 import BACKWARDS, DEVICE, agree, both, operands, poison_buffers
+
+from compact_ds.kernels import lse_forward
 from compact_ds.kernels.lse_gather import EMPTY, lse_gather
-from compact_ds.kernels.lse_reference import lse_gather_reference
-from compact_ds.kernels.lse_torch import HeadShape
+from compact_ds.kernels.lse_reference import HeadShape
 from compact_ds.kernels.lse_triton import lse_gather_triton
 from compact_ds.kernels.tiles import Tiles
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-BACKWARDS = ("workspace", "atomic")
-# fp32 sums in another order than float64's: 3e-7 measured for gradients. bf16: the stored gradient of a logit keeps 8 bits.
-GRADIENT = {torch.float32: 1e-5, torch.bfloat16: 5e-3 if DEVICE == "cpu" else 2.5e-3}
 
 
 @pytest.fixture(autouse=True)
 def poisoned(monkeypatch):
-    """Every buffer that the kernels are to fill starts as NaN, so that an element left unwritten shows."""
-    new_empty = torch.Tensor.new_empty
-
-    def poison(self, *size, **kwargs):
-        made = new_empty(self, *size, **kwargs)
-        return made.fill_(float("nan")) if made.is_floating_point() else made.fill_(-7)
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", poison)
-
-
-def operands(N, V, D, K=2, dtype=torch.float32, bias=False, spread=0.3):
-    torch.manual_seed(N + V + D)
-    hidden, weight = torch.randn(N, D).to(dtype), torch.randn(V, D).mul(spread).to(dtype)
-    bias_V = torch.randn(V).to(dtype) if bias else None
-    targets = torch.randint(V, (N, K))
-    if N:
-        targets[0], targets[-1] = 0, V - 1
-        targets[::5, -1] = EMPTY
-    moved = [None if t is None else t.to(DEVICE) for t in (hidden, weight, bias_V, targets)]
-    return moved
-
-
-def both(
-    hidden, weight, bias, targets, *, softcap=None, scale=1.0, grad_rows=None, upstream=None, wants=None, **settings
-):
-    """Values and gradients of the kernels and of float64, as ((lse, z, *gradients), the same)."""
-    N, K = targets.shape
-    inputs = [t for t in (hidden, weight, bias) if t is not None]
-    wants = wants or [True] * len(inputs)
-    if upstream is None:
-        torch.manual_seed(7)
-        # Uneven and negative: a uniform upstream gradient hides wrong weighting.
-        upstream = torch.randn(N).to(DEVICE), torch.randn(N, K).to(DEVICE)
-    keep = (torch.arange(N) < (N if grad_rows is None else grad_rows)).to(DEVICE)
-
-    def run(call, kind):
-        leaves = [t.detach().to(kind or t.dtype).requires_grad_(w) for t, w in zip(inputs, wants, strict=True)]
-        lse, z = call(leaves[0], leaves[1], targets, leaves[2] if bias is not None else None)
-        loss = (lse * upstream[0] * keep).sum() + (z * upstream[1] * keep[:, None]).sum()
-        return [lse, z, *torch.autograd.grad(loss, [t for t in leaves if t.requires_grad])]
-
-    ours = run(
-        lambda h, w, t, b: lse_gather(
-            h, w, t, b, softcap=softcap, scale=scale, grad_rows=grad_rows, kernels="triton", **settings
-        ),
-        None,
-    )
-    whole = HeadShape(softcap, scale, N, 0)
-    return ours, run(lambda h, w, t, b: lse_gather_reference(h, w, t, b, whole), torch.float64)
-
-
-def agree(ours, truth, largest=100.0, dtype=torch.float32):
-    for mine, exact in zip(ours[:2], truth[:2], strict=True):
-        assert mine.dtype == torch.float32
-        torch.testing.assert_close(mine.double(), exact, atol=2e-5 + 2e-6 * largest, rtol=0)
-    for mine, exact in zip(ours[2:], truth[2:], strict=True):
-        error = (mine.double() - exact).norm()
-        assert error <= GRADIENT[dtype] * exact.norm() + 1e-12, float(error / exact.norm())
+    poison_buffers(monkeypatch)
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)

@@ -40,7 +40,12 @@ def gradient_shards(engine: Any, stage: int) -> GradientShards:
     """The shards of a DeepSpeed engine at a ZeRO stage."""
     if stage == 0:
         return _Whole(engine)
-    return _Partitioned(engine.optimizer) if stage == 3 else _Flat(engine.optimizer)
+    if stage == 3:
+        return _Partitioned(engine.optimizer)
+    # In bf16 stage 1 has an optimizer of its own, with the fp32 sums of all parameters on every rank.
+    return (
+        _Sums(engine.optimizer) if hasattr(engine.optimizer, "fp32_groups_gradients_flat") else _Flat(engine.optimizer)
+    )
 
 
 class _Whole:
@@ -66,6 +71,31 @@ class _Whole:
     def clear(self) -> None:
         for p in self._parameters:
             p.grad = None
+
+
+class _Sums:
+    """Stage 1 in bf16: flat fp32 sums of all parameters, averaged over ranks by the last backward pass."""
+
+    replicated = True
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        self._flat: list[Tensor] = optimizer.fp32_groups_gradients_flat
+        self.size = sum(flat.numel() for flat in self._flat)
+        self.device = self._flat[0].device
+
+    def read(self, out_N: Tensor) -> None:
+        torch.cat([flat.view(-1) for flat in self._flat], out=out_N)
+
+    def write(self, value_N: Tensor) -> None:
+        for part_N, flat in zip(value_N.split([flat.numel() for flat in self._flat]), self._flat, strict=True):
+            flat.copy_(part_N.view_as(flat))
+        # Its norm takes those parameters only that the last passes used.
+        for used in self._optimizer.fp32_groups_has_gradients:
+            used[:] = [True] * len(used)
+
+    def clear(self) -> None:
+        self._optimizer.zero_grad()
 
 
 class _Flat:

@@ -44,6 +44,8 @@ class Engine:
         if ranks.device.type == "cuda":
             student.to(ranks.device)
         self.settings = deepspeed_settings(config)
+        if self.zero_stage == 0 and config.engine.precision == "bf16":
+            raise ConfigError("engine.precision", "bf16", "ZeRO stage 1, 2 or 3", "set engine.zero_stage=1")
         if universal:
             self.settings["checkpoint"] = {"load_universal": True}
         self.traffic = Traffic(ranks.world_size)
