@@ -148,8 +148,11 @@ class RetainConfig(Section):
     batch_size: int = Field(8, ge=1)
     """Questions per optimizer step, over all ranks. Must be a multiple of the world size."""
     guard: bool = True
-    """Take out of every update its part against this batch's gradient (A-GEM), for one more pass a step. When off, the
-    agreement is only measured, at `diagnose_every`."""
+    """Keep every update from going against this batch's gradient, for one more pass a step. When off, the agreement is only
+    measured, at `diagnose_every`."""
+    margin: float = Field(0.5, ge=0)
+    """How far along the batch's gradient r the guarded update must go, as a multiple of r itself: 0 only takes out what
+    opposes it (A-GEM), more also repairs what curvature and Adam's state let slip."""
 
 
 class MixerConfig(Section):

@@ -10,7 +10,7 @@ from compact_ds.mixer.diagnostics import diagnose
 from compact_ds.mixer.gradient_mode import Wanted, combine, decide, groups_of, local_gram, wanted
 
 TEACHERS = ("ada", "ben", "cleo")
-GUARD = {"train": "somewhere.jsonl", "guard": True}
+GUARD = {"train": "somewhere.jsonl", "guard": True, "margin": 0.0}
 WATCH = {"train": "somewhere.jsonl", "guard": False}
 
 
@@ -110,6 +110,16 @@ def test_the_guard_takes_out_what_opposes_retention_and_nothing_else(mode):
         decision = decide(found, vectors @ vectors.T, settings, draw())
         mixed_N = combine(torch.tensor(vectors), decision.coefficient_V)
         assert mixed_N.tolist() == want
+
+
+def test_with_a_margin_the_update_goes_along_retention():
+    settings = MixerConfig(retain=GUARD | {"margin": 0.5})
+    found = [Wanted("all", (0,), updates=True), Wanted("retention", reference="retention")]
+    for update, want in (([1.0, -2.0], [1.0, 1.0]), ([1.0, 0.5], [1.0, 1.0]), ([1.0, 3.0], [1.0, 3.0])):
+        vectors = np.array([update, [0.0, 2.0]])
+        decision = decide(found, vectors @ vectors.T, settings, draw())
+        # m.r >= r.r / 2 = 2, that is a second component of at least 1.
+        assert combine(torch.tensor(vectors), decision.coefficient_V).tolist() == want
 
 
 def test_without_a_guard_retention_is_only_measured():

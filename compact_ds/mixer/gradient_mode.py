@@ -104,12 +104,12 @@ def decide(found: Sequence[Wanted], gram_VV: Floats, settings: MixerConfig, draw
     if usable:
         own = np.ix_(usable, usable)
         coefficient_V[usable] = coefficients(settings.solver, gram_VV[own], draw=draw, radius=settings.cagrad_radius)
-    guards = settings.retain is not None and settings.retain.guard
+    retain = settings.retain if settings.retain is not None and settings.retain.guard else None
     for v, one in enumerate(found):
-        if guards and one.reference == "retention" and np.isfinite(square_V[v]):
+        if retain is not None and one.reference == "retention" and np.isfinite(square_V[v]):
             kept = [*usable, v]
             own = np.ix_(kept, kept)
-            coefficient_V[kept] = project_away(coefficient_V[kept], gram_VV[own], len(kept) - 1)
+            coefficient_V[kept] = project_away(coefficient_V[kept], gram_VV[own], len(kept) - 1, retain.margin)
     return Decision(coefficient_V, bad)
 
 

@@ -32,17 +32,18 @@ def coefficients(name: str, gram_KK: Floats, *, draw: np.random.Generator, radiu
     return _SOLVERS[name](scaled_KK, draw, radius)
 
 
-def project_away(coefficients_K: Floats, gram_KK: Floats, reference: int) -> Floats:
-    """The mix without its part against gradient number `reference`: A-GEM, equation 11 (arXiv 1812.00420).
+def project_away(coefficients_K: Floats, gram_KK: Floats, reference: int, margin: float = 0.0) -> Floats:
+    """The nearest mix m with `m.r >= margin r.r`, r being gradient number `reference`.
 
-    `coefficients_K` may be nonzero at `reference` itself. Unchanged where the mix does not oppose the reference.
+    With margin 0 the mix loses its part against r: A-GEM, equation 11 (arXiv 1812.00420). The margin is the memory strength
+    of GEM (arXiv 1706.08840). `coefficients_K` may be nonzero at `reference` itself.
     """
     along = float(gram_KK[reference] @ coefficients_K)
     length = float(gram_KK[reference, reference])
-    if along >= 0 or length <= 0:
+    if length <= 0 or along >= margin * length:
         return coefficients_K
     projected_K: Floats = coefficients_K.copy()
-    projected_K[reference] -= along / length
+    projected_K[reference] += margin - along / length
     return projected_K
 
 
