@@ -110,6 +110,7 @@ class Passes:
             gram_VV /= self._ranks.world_size
         both = torch.cat([gram_VV.flatten(), self._loss_V])
         self._ranks.start_sum(both).wait()
+        # A second device-to-host sync, in gradient mode, with a guard and at diagnosing steps only.
         gram, loss_V = np.split(both.cpu().numpy(), [num * num])
         return gram.reshape(num, num), loss_V
 

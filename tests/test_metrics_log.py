@@ -18,6 +18,7 @@ def row(step: int, loss: float) -> dict[str, Any]:
     return {
         "step": step, "lr": 0.5, "loss": loss, "examples": 2, "tokens": 64, "step_seconds": 0.25, "right_share": 0.125,
         "weight": weight, "token_loss": {"ada": loss + 1}, "weight_wrong": {},
+        **({"gradient_cosine": {"ada | ben b/c": -0.5}} if step == 1 else {}),
     }  # fmt: skip
 
 
@@ -56,6 +57,7 @@ def test_rows_and_curves(tmp_path: Path) -> None:
         "weight/ada": [(0, 0.75), (1, 1.0), (2, 0.75)],
         "weight/ben b/c": [(0, 0.25), (2, 0.25)],
         "token_loss/ada": [(0, 4.0), (1, 3.5), (2, 3.0)],
+        "gradient_cosine/ada | ben b/c": [(1, -0.5)],
         "evaluation/accuracy": [(3, 0.5)],
         "evaluation/n": [(0, 4.0), (3, 4.0)],
     }
