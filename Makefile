@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
+VALUES := tests/test_lse_triton.py tests/test_lse_backward.py tests/test_segment_scores.py
 
 .PHONY: demo test check gpu clean
 
@@ -16,13 +17,15 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Everything that a machine with a GPU can tell: the tests marked `gpu`, and the benchmark, in a folder named by the device.
+# Everything that a machine with a GPU can tell: the tests marked `gpu`, the kernels' values (which run in Triton's interpreter
+# elsewhere), and the benchmark, in a folder named by the device.
 gpu: $(READY)
 	$(BIN)/python -m compact_ds.kernels.bench_measure
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	folder=docs/benchmarks/$$($(BIN)/python -m compact_ds.kernels.bench_measure) && mkdir -p $$folder || exit; \
 	$(BIN)/python -m pytest -m gpu --junitxml=$$folder/tests.xml; tests=$$?; \
-	$(BIN)/compact-ds bench kernels --device cuda --output $$folder && exit $$tests
+	$(BIN)/python -m pytest -m 'not slow' --junitxml=$$folder/values.xml $(VALUES); values=$$?; \
+	$(BIN)/compact-ds bench kernels --device cuda --output $$folder && test $$tests$$values = 00
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -131,7 +131,7 @@ def segment_scores(lse_N: Tensor, z_NK: Tensor, plan: ScorePlan, *, kernels: Ker
 
 def segment_scores_reference(lse_N: Tensor, z_NK: Tensor, plan: ScorePlan) -> Scores:
     """The same by definition: Python loops, in the operands' own type, differentiated by autograd."""
-    bounds, zero = plan.offsets_S1.tolist(), (lse_N.sum() + z_NK.sum()) * 0
+    bounds, zero = plan.offsets_S1.tolist(), lse_N[:0].sum() + z_NK[:0].sum()
     sums = []
     for first, end in itertools.pairwise(bounds):
         rows = zip(plan.row_M[first:end].tolist(), plan.slot_M[first:end].tolist(), strict=True)

@@ -1,7 +1,11 @@
 """Every kernel configuration that is shipped, and what the compiler must make of it.
 
-Owns the list (each line of `tiles` with each way it specialises) and the limits. Compiling and counting is `compile_check`'s,
-the command is `check`'s.
+Owns the list and the limits. Compiling and counting is `compile_check`'s, the command is `check`'s.
+
+The list has each line of `tiles` with each number of targets and with all of a head's options or none. That operands are
+aligned, as it assumes, is seen to by `operands.prepared`. Not in it: the further variants that Triton makes where N, V or a
+chunk's width happens to be 1 or a multiple of 16, where a vector (bias, targets, upstream) does not begin at 16 bytes, and
+where only some options are set or only some gradients are wanted.
 """
 
 from __future__ import annotations
@@ -26,12 +30,12 @@ _MANY_ROWS = 8192
 _KERNELS: dict[Kernel, Any] = {"forward": partial_lse, "workspace": grad_logits_chunk, "atomic": grad_fused}
 _NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 _SIZES = ("N", "V", "D", "stride_hidden", "stride_weight", "first_column", "width")
-# Real models' hidden sizes and chunks are multiples of 16; their numbers of rows are not.
+# `operands.prepared` makes depths and strides so, chunks are whole tiles; numbers of rows are anything.
 _DIVISIBLE = ("D", "stride_hidden", "stride_weight", "first_column")
 
 
 def launches(target: Target) -> Iterator[Launch]:
-    """All that can be launched on a target for 16-bit operands, and each kernel once for fp32 ones."""
+    """What is launched on a target for 16-bit operands, see above, and each kernel once for fp32 ones."""
     for kernel in _KERNELS:
         for slots in (1, 2, 4):
             for full in (False, True):

@@ -1,7 +1,7 @@
 """The shipped tile sizes, by target, operand type and kernel.
 
-Owns the table and the look-up. `compile_check` compiles every line of it ahead of time and refuses spills, so a line that
-is here is a line that was checked. Needs neither Triton nor a GPU.
+Owns the table and the look-up. `kernels check` compiles every line of it ahead of time, in the variants that `shipped` lists,
+and refuses spills. Needs neither Triton nor a GPU.
 """
 
 from __future__ import annotations

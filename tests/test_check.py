@@ -39,6 +39,14 @@ def test_each_limit(broken, words):
     assert any(words in reason for reason in failures(replace(GOOD, **broken)))
 
 
+def test_fp32_operands_keep_their_bits():
+    plain = replace(GOOD, name="workspace fp32 K=2 64x64x16 bias+scale+cap", matrix=0, tma_loads=0)
+    assert failures(plain) == []
+    assert any("TF32" in reason for reason in failures(replace(plain, matrix=8)))
+    # There it has instructions that multiply fp32 as it is.
+    assert failures(replace(plain, target="gfx942", matrix=24, shared_bytes=8192)) == []
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_launch_names_each_argument_once(target):
     seen = set()
@@ -52,6 +60,12 @@ def test_every_launch_names_each_argument_once(target):
 def test_an_unknown_target_is_refused(capsys):
     assert main(["kernels", "check", "--targets", "sm_91"]) == 2
     assert "sm_91" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1"])
+def test_less_than_one_job_is_refused(capsys, jobs):
+    assert main(["kernels", "check", "--jobs", jobs]) == 2
+    assert f"--jobs: found {jobs}; expected 1 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", TARGETS)

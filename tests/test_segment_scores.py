@@ -2,12 +2,18 @@
 
 import pytest
 import torch
+from against_float64 import poison_buffers
 
-from compact_ds.compatibility.adaptability import adaptability
 from compact_ds.kernels.segment_scores import ScorePlan, plan_scores, segment_scores, segment_scores_reference
 
 PATHS = ["torch", "triton"]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch):
+    poison_buffers(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
@@ -80,20 +86,66 @@ def test_two_runs_agree_bit_for_bit(path):
     assert torch.equal(first.nll_S, second.nll_S) and torch.equal(first.mean_S, second.mean_S)
 
 
+# Levels of the base and of the chain in nats a token, and by hand: total gain, largest rise, its place.
+CHAINS = [
+    ((-4.0, [-3.5, -1.0]), (3.0, 2.5, 1)),
+    ((-3.0, [-3.0, -2.5, -2.5]), (0.5, 0.5, 1)),
+    ((-3.0, []), (0.0, 0.0, -1)),
+    # Equal rises: the first counts.
+    ((-3.0, [-2.0, -1.0, 0.0]), (3.0, 1.0, 0)),
+    # Only falls: the smallest of them is the largest rise.
+    ((-1.0, [-3.0, -3.5]), (-2.5, -0.5, 1)),
+    ((-1.0, [-INF]), (-INF, -INF, 0)),
+    # A rise that is no number has no place, wherever it stands.
+    ((-2.0, [NAN, -1.0, -0.5]), (1.5, NAN, -1)),
+    ((-2.0, [-1.0, -0.5, NAN]), (NAN, NAN, -1)),
+    ((-2.0, [-INF, -INF, -1.0]), (1.0, NAN, -1)),
+    ((NAN, [-1.0]), (NAN, NAN, -1)),
+]
+
+
+@pytest.mark.parametrize("path", [*PATHS, "reference"])
+def test_chains_by_hand(path):
+    gold = torch.tensor([base for (base, _), _ in CHAINS] + [level for (_, chain), _ in CHAINS for level in chain])
+    lengths = torch.tensor([0, *(len(chain) for (_, chain), _ in CHAINS)])
+    plan = plan_scores(
+        len(gold), 1, torch.arange(len(gold) + 1), base_C=torch.arange(len(CHAINS)),
+        chain_C1=lengths.cumsum(0) + len(CHAINS),
+    )  # fmt: skip
+    if path == "reference":
+        scores = segment_scores_reference(torch.zeros(len(gold)), gold[:, None], plan)
+    else:
+        place = torch.device(DEVICE)
+        scores = segment_scores(
+            torch.zeros(len(gold), device=place), gold[:, None].to(place), plan.to(place), kernels=path
+        )
+    for found, i in ((scores.total_C, 0), (scores.jump_C, 1)):
+        # Sums and differences of halves are exact.
+        expected = torch.tensor([by_hand[i] for _, by_hand in CHAINS])
+        torch.testing.assert_close(found.cpu(), expected, atol=0, rtol=0, equal_nan=True)
+    assert scores.step_C.tolist() == [by_hand[2] for _, by_hand in CHAINS]
+
+
 @pytest.mark.parametrize("path", PATHS)
-def test_chains_are_adaptability_and_its_epiphany(path):
-    # Two questions of one answer token each, three rationales with 2, 3 and 0 probes.
-    gold = torch.tensor([-4.0, -3.0, -3.5, -1.0, -3.0, -2.5, -2.5])
-    plan = plan_scores(7, 1, torch.arange(8), base_C=torch.tensor([0, 1, 1]), chain_C1=torch.tensor([2, 4, 7, 7])).to(
-        torch.device(DEVICE)
-    )
-    scores = segment_scores(torch.zeros(7, device=DEVICE), gold[:, None].to(DEVICE), plan, kernels=path)
-    places = gold[2:], torch.tensor([0, 0, 1, 1, 1]), torch.tensor([-4.0, -3.0, -3.0])
-    total, epiphany = adaptability(*places, "total")
-    jump, _ = adaptability(*places, "jump")
-    torch.testing.assert_close(scores.total_C.cpu().double(), total, atol=1e-6, rtol=0)
-    torch.testing.assert_close(scores.jump_C.cpu().double(), jump, atol=1e-6, rtol=0)
-    assert scores.step_C.tolist() == [1, 1, -1] and epiphany.tolist() == [1, 3, -1]
+def test_a_plan_of_strided_and_narrow_indices(path):
+    plain = plan_of([3, 2, 4, 1], 40, 2, base=(0,), chain=(1, 4))
+    strided = {
+        name: torch.stack([getattr(plain, name).int(), torch.full_like(getattr(plain, name).int(), 7)], 1)[:, 0]
+        for name in ("offsets_S1", "row_M", "slot_M", "base_C", "chain_C1")
+    }
+    plan = plan_scores(40, 2, **strided)
+    for name in strided:
+        assert getattr(plan, name).is_contiguous() and getattr(plan, name).dtype == torch.int64
+        assert torch.equal(getattr(plan, name), getattr(plain, name))
+    agree(plan, 40, 2, path)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("rows", "z_shape"), [(40, (40, 1)), (39, (39, 2)), (39, (40, 2)), (40, (39, 2))])
+def test_scores_of_other_rows_than_the_plan_s_are_refused(rows, z_shape, path):
+    plan = plan_of([3, 2], 40, 2).to(torch.device(DEVICE))
+    with pytest.raises(ValueError, match=r"plan is for z of \(40, 2\) and lse of \(40,\), got"):
+        segment_scores(torch.zeros(rows, device=DEVICE), torch.zeros(z_shape, device=DEVICE), plan, kernels=path)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +153,8 @@ def test_chains_are_adaptability_and_its_epiphany(path):
     [
         ({"offsets_S1": torch.tensor([0, 3, 2])}, "ascend"),
         ({"offsets_S1": torch.tensor([1, 2])}, "ascend"),
+        ({"offsets_S1": torch.tensor([0, -1])}, "ascend"),
+        ({"offsets_S1": torch.tensor([], dtype=torch.int64)}, "ascend"),
         ({"row_M": torch.tensor([0, 9])}, "row index"),
         ({"slot_M": torch.tensor([0, 1])}, "slot index"),
         ({"row_M": torch.tensor([1, 1])}, "two segments"),
