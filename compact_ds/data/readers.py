@@ -66,7 +66,7 @@ def _unfiltered(source: str, data: DataConfig, seed: int) -> Iterator[Example]:
         part: arithmetic.Part = "eval" if name.endswith(_HELD_OUT) else "train"
         return arithmetic.examples(name.removesuffix(_HELD_OUT), part, seed)
     file = Path(source).expanduser()
-    rows = _lines(file, source) if _is_file(file, source) else _dataset(source, data.split)
+    rows = _lines(file, source) if _is_file(file, source) else dataset_rows(source, data.split)
     return _examples(rows, FieldMap(data.fields), source)
 
 
@@ -116,7 +116,8 @@ def _json_object(raw: bytes, where: str) -> Mapping[str, Any]:
     return found
 
 
-def _dataset(source: str, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def dataset_rows(source: str, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(where it stands, row) of a folder that `datasets` saved, or of a path or hub id. Raises DataError."""
     import datasets
 
     folder = Path(source).expanduser()

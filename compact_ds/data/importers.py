@@ -1,0 +1,231 @@
+"""From files in other people's shape to the project's: questions with the rationales of all their teachers side by side.
+
+Owns the shapes: the schema under other names, one rationale a row, chat messages, lists of generations, and one file a teacher
+that is joined on the question. Reading rows is `tables`' concern. Questions are joined by `id` where both sides have one and by their
+words otherwise (white space and case aside); what did not join is counted and listed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from compact_ds.data.answers import final_answer
+from compact_ds.data.tables import rows
+from compact_ds.errors import DataError, UserError, nearest
+
+Shape = Literal["auto", "schema", "flat", "chat", "generations"]
+SHAPES: tuple[Shape, ...] = ("auto", "schema", "flat", "chat", "generations")
+ROLES = ("id", "question", "answer", "teacher", "text", "rationales", "messages", "generations", "is_correct")
+"""What a field of a source can be; `--field ROLE=NAME` names it."""
+
+_USUAL: dict[str, tuple[str, ...]] = {
+    "id": ("id", "uuid", "question_id", "problem_id"),
+    "question": ("question", "problem", "prompt", "instruction", "query", "input"),
+    "answer": ("answer", "gold", "gold_answer", "final_answer", "target", "solution"),
+    "teacher": ("teacher", "model", "generator", "source_model"),
+    "text": ("text", "rationale", "response", "completion", "output", "reasoning", "generation"),
+    "rationales": ("rationales",),
+    "messages": ("messages", "conversations", "conversation", "chat"),
+    "generations": ("generations", "responses", "completions", "samples"),
+    "is_correct": ("is_correct", "correctness", "correctness_math_verify", "correct", "verified"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file, or a `datasets` path or id; `teacher` wrote it all where no field says who did."""
+
+    path: str
+    teacher: str | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of an import. `unjoined` lists questions that the later sources have and the first one lacks."""
+
+    questions: int = 0
+    rationales: Counter[str] = field(default_factory=Counter)
+    doubled: int = 0
+    without_answer: list[str] = field(default_factory=list)
+    unjoined: list[str] = field(default_factory=list)
+    missing: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class _Question:
+    id: str
+    question: str
+    answer: str | None
+    rationales: list[dict[str, Any]] = field(default_factory=list)
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How rows are read: their shape, names of fields by role, and whether gold answers are cut out of solutions."""
+
+    shape: Shape = "auto"
+    names: Mapping[str, str] = field(default_factory=dict)
+    extracts_answer: bool = False
+    split: str = "train"
+
+
+def run(sources: list[Source], output: Path, settings: Settings) -> Report:
+    """Read all sources, join them, and write `output` in the project's schema; what did not join goes to `OUTPUT.unjoined.jsonl`.
+
+    With several sources the first one says which questions there are. Raises UserError and DataError.
+    """
+    for role in settings.names:
+        if role not in ROLES:
+            raise UserError("--field", role, "a role", nearest(role, ROLES))
+    found: dict[str, _Question] = {}
+    report = Report()
+    for number, source in enumerate(sources):
+        _read(source, settings, found, report, joins=number > 0)
+    teachers = sorted(report.rationales)
+    lines = []
+    for question in found.values():
+        if not question.answer:
+            report.without_answer.append(question.where)
+            continue
+        have = {rationale["teacher"] for rationale in question.rationales}
+        report.missing.update(t for t in teachers if t not in have)
+        row = {"id": question.id, "question": question.question, "answer": question.answer}
+        lines.append(json.dumps(row | {"rationales": question.rationales}, ensure_ascii=False) + "\n")
+    report.questions = len(lines)
+    output.write_text("".join(lines), encoding="utf-8")
+    beside = output.with_name(output.name + ".unjoined.jsonl")
+    listed = [{"where": w, "reason": "no gold answer"} for w in report.without_answer]
+    listed += [{"where": w, "reason": f"not a question of {sources[0].path}"} for w in report.unjoined]
+    beside.write_text("".join(json.dumps(row) + "\n" for row in listed), encoding="utf-8")
+    return report
+
+
+def _read(source: Source, settings: Settings, found: dict[str, _Question], report: Report, joins: bool) -> None:
+    by_words = {_words(q.question): key for key, q in found.items()} if joins else {}
+    for where, row in tqdm(rows(source.path, settings.split), desc=Path(source.path).name, unit="row"):
+        shape = _shape(row, settings)
+        question, key = _question(row, shape, settings, where)
+        key = key if key in found else by_words.get(_words(question.question), key) if joins else key
+        if joins and key not in found:
+            report.unjoined.append(where)
+            continue
+        kept = found.setdefault(key, question)
+        if kept is not question and _words(kept.question) != _words(question.question):
+            expected = f"the question that {kept.where} has under the id {kept.id!r}"
+            raise DataError(where, question.question[:100], expected, "give every question its own id")
+        kept.answer = kept.answer or question.answer
+        for rationale in _rationales(row, shape, source, settings, where):
+            same = any(o["teacher"] == rationale["teacher"] and o["text"] == rationale["text"] for o in kept.rationales)
+            if same:
+                report.doubled += 1
+                continue
+            kept.rationales.append(rationale)
+            report.rationales[rationale["teacher"]] += 1
+
+
+def _shape(row: Mapping[str, Any], settings: Settings) -> Shape:
+    if settings.shape != "auto":
+        return settings.shape
+    for shape, role in (("schema", "rationales"), ("chat", "messages"), ("generations", "generations")):
+        if _name(row, role, settings) is not None:
+            return shape  # type: ignore[return-value]
+    return "flat"
+
+
+def _question(row: Mapping[str, Any], shape: Shape, settings: Settings, where: str) -> tuple[_Question, str]:
+    if shape == "chat":
+        asked = [message for message in _messages(row, settings, where) if message[0] == "user"]
+        if not asked:
+            raise DataError(where, "no message of a user", "a question", "check --field messages=NAME")
+        text = asked[0][1]
+    else:
+        text = _text(row, "question", settings, where)
+    name = _name(row, "answer", settings)
+    answer = None if name is None or row[name] is None else str(row[name]).strip()
+    if answer and settings.extracts_answer:
+        answer = final_answer(answer) or answer
+    named = _name(row, "id", settings)
+    own = str(row[named]) if named is not None and row[named] is not None else None
+    stem, _, number = where.rpartition(":")
+    made = _Question(own or f"{Path(stem).stem}-{number}", text, answer, where=where)
+    # A row that is one of several for its question has an id of its own, unless the user says that it is the question's.
+    is_rows_own = shape == "flat" and "id" not in settings.names
+    return made, _words(text) if own is None or is_rows_own else own
+
+
+def _rationales(
+    row: Mapping[str, Any], shape: Shape, source: Source, settings: Settings, where: str
+) -> Iterator[dict[str, Any]]:
+    name = _name(row, "is_correct", settings)
+    verdicts = row[name] if name is not None else None
+    if shape == "schema":
+        for entry in row[_required(row, "rationales", settings, where)] or ():
+            kept = {"teacher": entry["teacher"], "text": entry["text"]}
+            yield kept | {k: entry[k] for k in ("steps", "is_correct") if entry.get(k) is not None}
+        return
+    if shape == "chat":
+        texts: Iterable[Any] = [text for role, text in _messages(row, settings, where) if role == "assistant"][-1:]
+    elif shape == "generations":
+        texts = row[_required(row, "generations", settings, where)] or ()
+    elif _name(row, "text", settings) is None and source.teacher is None:
+        texts = ()  # questions alone, for other sources to join
+    else:
+        texts = [_text(row, "text", settings, where)]
+    for number, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            continue
+        given = verdicts[number] if isinstance(verdicts, list) and number < len(verdicts) else verdicts
+        kept = {"teacher": _teacher(row, source, settings, where), "text": text}
+        yield kept | ({"is_correct": given} if isinstance(given, bool) else {})
+
+
+def _messages(row: Mapping[str, Any], settings: Settings, where: str) -> list[tuple[str, str]]:
+    found = []
+    for message in row[_required(row, "messages", settings, where)] or ():
+        role = message.get("role") or {"human": "user", "gpt": "assistant"}.get(
+            message.get("from"), message.get("from")
+        )
+        found.append((str(role), str(message.get("content") or message.get("value") or "")))
+    return found
+
+
+def _teacher(row: Mapping[str, Any], source: Source, settings: Settings, where: str) -> str:
+    name = _name(row, "teacher", settings)
+    teacher = source.teacher or (str(row[name]) if name is not None and row[name] else None)
+    if not teacher:
+        raise DataError(where, "no teacher", "who wrote the rationale", "write TEACHER=FILE, or --field teacher=NAME")
+    return teacher
+
+
+def _text(row: Mapping[str, Any], role: str, settings: Settings, where: str) -> str:
+    value = row[_required(row, role, settings, where)]
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(where, f"{value!r:.60}", f"the {role} as text", f"check --field {role}=NAME")
+    return value
+
+
+def _required(row: Mapping[str, Any], role: str, settings: Settings, where: str) -> str:
+    name = _name(row, role, settings)
+    if name is None:
+        found = f"the fields {', '.join(map(str, row))}"
+        raise DataError(where, found, f"one for the {role}", f"name it: --field {role}=NAME")
+    return name
+
+
+def _name(row: Mapping[str, Any], role: str, settings: Settings) -> str | None:
+    if role in settings.names:
+        return settings.names[role] if settings.names[role] in row else None
+    return next((name for name in _USUAL[role] if name in row), None)
+
+
+def _words(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip().casefold()

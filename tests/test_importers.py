@@ -1,0 +1,165 @@
+"""Imports of the shapes that people have, in the forms that they keep them, joined on the question."""
+
+import bz2
+import csv
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from compact_ds.config import DataConfig
+from compact_ds.data.importers import Settings, Source, run
+from compact_ds.data.readers import read
+from compact_ds.data.tables import rows
+from compact_ds.errors import DataError, UserError
+
+FLAT = [
+    {"question": "What is 1 + 1 ?", "answer": "2", "model": "ada", "response": "1 + 1 = 2\nThe answer is 2"},
+    {"question": "What is 2 + 2 ?", "answer": "4", "model": "ada", "response": "The answer is 4"},
+    {"question": "what is  1 + 1 ?", "answer": "2", "model": "ben", "response": "The answer is 3"},
+]
+
+
+def write(file, listed):
+    text = "".join(json.dumps(row) + "\n" for row in listed)
+    if file.name.endswith(".jsonl"):
+        file.write_text(text, encoding="utf-8")
+    elif file.name.endswith(".json"):
+        file.write_text(json.dumps({"version": 1, "data": listed}), encoding="utf-8")
+    elif file.name.endswith(".gz"):
+        file.write_bytes(gzip.compress(text.encode()))
+    elif file.name.endswith(".bz2"):
+        file.write_bytes(bz2.compress(text.encode()))
+    elif file.name.endswith(".zst"):
+        file.write_bytes(pa.compress(text.encode(), codec="zstd", asbytes=True))
+    elif file.name.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(listed), file)
+    else:
+        with file.open("w", newline="", encoding="utf-8") as stream:
+            table = csv.DictWriter(stream, listed[0].keys(), delimiter="\t" if file.suffix == ".tsv" else ",")
+            table.writeheader()
+            table.writerows(listed)
+    return file
+
+
+FORMS = ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "a.jsonl.gz", "a.jsonl.bz2", "a.jsonl.zst"]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_gives_the_same_rows(tmp_path, name):
+    file = write(tmp_path / name, FLAT)
+    assert [dict(row) for _, row in rows(str(file))] == FLAT
+    assert all(where.startswith(f"{file}:") for where, _ in rows(str(file)))
+
+
+def imported(tmp_path, sources, **settings):
+    report = run(sources, tmp_path / "out.jsonl", Settings(**settings))
+    data = DataConfig(train=str(tmp_path / "out.jsonl"))
+    return report, list(read(data.train, data, 0))
+
+
+def test_one_rationale_a_row_becomes_one_question_with_its_teachers(tmp_path):
+    file = write(tmp_path / "flat.csv", FLAT)
+    report, found = imported(tmp_path, [Source(str(file))])
+    assert [(e.question, [r.teacher for r in e.rationales]) for e in found] == [
+        ("What is 1 + 1 ?", ["ada", "ben"]),
+        ("What is 2 + 2 ?", ["ada"]),
+    ]
+    assert found[0].rationales[0].text == FLAT[0]["response"]
+    assert report.questions == 2 and dict(report.rationales) == {"ada": 2, "ben": 1} and report.missing == {"ben": 1}
+
+
+def test_a_row_of_its_own_id_joins_by_the_question_and_a_named_one_by_the_id(tmp_path):
+    listed = [{"id": f"r{i}", "qid": row["answer"], **row} for i, row in enumerate(FLAT)]
+    file = write(tmp_path / "flat.jsonl", listed)
+    assert [e.id for e in imported(tmp_path, [Source(str(file))])[1]] == ["r0", "r1"]
+    assert [e.id for e in imported(tmp_path, [Source(str(file))], names={"id": "qid"})[1]] == ["2", "4"]
+
+
+def test_chat_messages(tmp_path):
+    chat = [
+        {"id": 7, "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q ?"},
+                               {"role": "assistant", "content": "so\nThe answer is 5"}], "answer": 5},
+        {"id": 8, "conversations": [{"from": "human", "value": "p ?"}, {"from": "gpt", "value": "The answer is 6"}],
+         "answer": "6"},
+    ]  # fmt: skip
+    file = write(tmp_path / "chat.jsonl", chat)
+    _, found = imported(tmp_path, [Source(str(file), "gpt-4o")])
+    assert [(e.id, e.question, e.answer, e.rationales[0].teacher) for e in found] == [
+        ("7", "q ?", "5", "gpt-4o"), ("8", "p ?", "6", "gpt-4o"),
+    ]  # fmt: skip
+    assert found[0].rationales[0].steps == ("so",)
+
+
+def test_lists_of_generations_with_their_verdicts(tmp_path):
+    listed = [{
+        "problem": "p ?", "solution": "long text\n#### 12", "uuid": "u1",
+        "generations": ["The answer is 12", "The answer is 1", ""],
+        "correctness_math_verify": [True, False, False],
+    }]  # fmt: skip
+    file = write(tmp_path / "r1.parquet", listed)
+    report, found = imported(tmp_path, [Source(str(file), "r1")], extracts_answer=True)
+    assert found[0].answer == "12" and found[0].id == "u1"
+    assert [(r.text, r.is_correct) for r in found[0].rationales] == [
+        ("The answer is 12", True),
+        ("The answer is 1", False),
+    ]
+    assert report.rationales == {"r1": 2}
+
+
+def test_one_file_a_teacher_is_joined_and_what_does_not_join_is_listed(tmp_path):
+    questions = write(
+        tmp_path / "q.jsonl",
+        [{"id": "a", "question": "A ?", "answer": "1"}, {"id": "b", "question": "B ?", "answer": "2"}],
+    )
+    ada = write(tmp_path / "ada.jsonl", [{"id": "a", "question": "A ?", "text": "The answer is 1"},
+                                         {"id": "z", "question": "Z ?", "text": "The answer is 9"}])  # fmt: skip
+    ben = write(tmp_path / "ben.csv", [{"question": "b ?", "text": "The answer is 2"}])
+    report, found = imported(tmp_path, [Source(str(questions)), Source(str(ada), "ada"), Source(str(ben), "ben")])
+    assert {e.id: [r.teacher for r in e.rationales] for e in found} == {"a": ["ada"], "b": ["ben"]}
+    assert report.unjoined == [f"{ada}:2"] and report.missing == {"ada": 1, "ben": 1}
+    listed = [json.loads(line) for line in (tmp_path / "out.jsonl.unjoined.jsonl").read_text().splitlines()]
+    assert listed == [{"where": f"{ada}:2", "reason": f"not a question of {questions}"}]
+
+
+def test_doubles_are_counted_and_questions_without_an_answer_listed(tmp_path):
+    file = write(tmp_path / "flat.jsonl", [*FLAT, FLAT[0], {**FLAT[0], "question": "New ?", "answer": ""}])
+    report, found = imported(tmp_path, [Source(str(file))])
+    assert report.doubled == 1 and len(found) == 2 and report.without_answer == [f"{file}:5"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "settings", "words"),
+    [
+        ([{"question": "q", "answer": "1", "text": "t"}], {}, "TEACHER=FILE"),
+        ([{"q": "q", "answer": "1", "text": "t"}], {}, "--field question=NAME"),
+        ([{"question": 3, "answer": "1", "text": "t"}], {}, "the question as text"),
+        ([{"id": "a", "question": "one", "rationales": []}, {"id": "a", "question": "two", "rationales": []}], {}, "own id"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_names_line_and_remedy(tmp_path, listed, settings, words):
+    file = write(tmp_path / "flat.jsonl", listed)
+    with pytest.raises(DataError, match=words) as error:
+        imported(tmp_path, [Source(str(file))], **settings)
+    assert str(file) in str(error.value)
+
+
+def test_broken_files_and_unknown_roles_are_refused(tmp_path):
+    (tmp_path / "broken.jsonl").write_text('{"a": 1}\n{"a": \n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"broken\.jsonl:2"):
+        list(rows(str(tmp_path / "broken.jsonl")))
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(DataError, match="Parquet"):
+        list(rows(str(tmp_path / "broken.parquet")))
+    (tmp_path / "list.json").write_text("[1, 2]", encoding="utf-8")
+    with pytest.raises(DataError, match="an object"):
+        list(rows(str(tmp_path / "list.json")))
+    (tmp_path / "what.xyz").write_text("?", encoding="utf-8")
+    with pytest.raises(DataError, match="rename"):
+        list(rows(str(tmp_path / "what.xyz")))
+    with pytest.raises(DataError, match="no such file"):
+        list(rows(str(tmp_path / "nowhere.csv")))
+    with pytest.raises(UserError, match="did you mean 'question'"):
+        run([Source("x.jsonl")], tmp_path / "o", Settings(names={"questoin": "q"}))

@@ -1,0 +1,88 @@
+"""Verdicts on conclusions of many kinds, and the job that writes them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from compact_ds.config import DataConfig
+from compact_ds.data.readers import read
+from compact_ds.data.verify import SECONDS, verdict, verify
+
+pytest.importorskip("math_verify")
+
+GPT3 = Path(__file__).resolve().parents[2] / "shared/data/gsm8k_gpt3/train.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "gold", "right"),
+    [
+        ("The answer is 18.", "18", True),
+        ("The answer is $1,000.00", "1000", True),
+        ("So the answer is 50%.", "50", True),
+        ("The answer is 1/2.", "0.5", True),
+        ("The answer is 12 apples.", "12", True),
+        ("The answer is 12 apples.", "13", False),
+        ("The answer is (B) a bank.", "B", True),
+        ("The answer is C", "B", False),
+        ("The answer is yes, because it floats.", "Yes", True),
+        ("The answer is true.", "yes", True),
+        ("The answer is no.", "yes", False),
+        (r"The answer is \boxed{\frac{3}{4}}", r"\frac{6}{8}", True),
+        (r"The answer is $\sqrt{8}$", r"2\sqrt{2}", True),
+        (r"The answer is $x^2 + 2x + 1$", r"(x+1)^2", True),
+        (r"The answer is $\frac{1}{3}$", r"\frac{2}{3}", False),
+        ("The answer is Paris", "paris", True),
+        ("I could not say.", "7", False),
+    ],
+)
+def test_verdicts(sentence, gold, right):
+    found = verdict(sentence, gold)
+    assert found.right is right, found
+    assert found.how
+
+
+def test_no_conclusion_is_no_answer():
+    assert verdict("We add them up.", "7").answer is None
+
+
+@pytest.mark.parametrize(
+    "trap", ["9" * 5000, "^" * 400, "{" * 300 + "1" + "}" * 300, r"\frac{1}{" * 60 + "1" + "}" * 60, "9^9^9^9^9^9"]
+)
+def test_traps_end_in_time(trap):
+    import time
+
+    started = time.perf_counter()
+    assert verdict(f"The answer is {trap}", "7").right is False
+    # Twice reading and once comparing, each within its limit, and an import of sympy.
+    assert time.perf_counter() - started < 3 * SECONDS + 6
+
+
+def test_the_job_writes_what_the_reader_reads(tmp_path):
+    rows = [
+        {"id": "a", "question": "q", "answer": "3", "rationales": [
+            {"teacher": "x", "text": "one and two\nThe answer is 3", "is_correct": True},
+            {"teacher": "y", "text": "no idea", "is_correct": True},
+        ]},
+        {"id": "b", "question": "q", "answer": "4",
+         "rationales": [{"teacher": "x", "text": "ab. cd. The answer is 5", "steps": ["ab. cd."]}]},
+    ]  # fmt: skip
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    data = DataConfig(train=str(source))
+    found = verify(read(str(source), data, 0), output, 1, True, None)
+    assert found["teachers"]["x"] == {"rationales": 2, "right": 1, "without_answer": 0, "given": 1, "agree": 1}
+    assert found["agreement"] == 0.5 and found["differ"][0]["teacher"] == "y"
+    again = list(read(str(output), data, 0))
+    before = list(read(str(source), data, 0))
+    assert [r.is_correct for e in again for r in e.rationales] == [True, False, False]
+    assert [r.steps for e in again for r in e.rationales] == [r.steps for e in before for r in e.rationales]
+    assert json.loads(output.read_text().splitlines()[0])["rationales"][0]["answer_found"] == "3"
+
+
+@pytest.mark.skipif(not GPT3.exists(), reason="the shared data are not here")
+def test_the_verdicts_of_a_real_file_are_reproduced():
+    data = DataConfig(train=str(GPT3))
+    found = verify(read(str(GPT3), data, 0), None, 1, False, None)
+    assert sum(count["given"] for count in found["teachers"].values()) == 3600
+    assert found["agreement"] == 1.0
