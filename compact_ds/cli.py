@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from compact_ds import __version__
+from compact_ds.cli_data import add_data
 from compact_ds.errors import ERROR_PREFIX, EXIT_CODE, UserError
 from compact_ds.launcher.arguments import (
     add_config_arguments,
@@ -84,7 +85,7 @@ def _parser() -> Parser:
     compare.set_defaults(run=_compare)
 
     _add_score_and_eval(commands)
-    _add_data(commands)
+    add_data(commands)
     _add_kernels(commands)
     _add_bench(commands)
     return parser
@@ -110,15 +111,6 @@ def _add_score_and_eval(commands: Any) -> None:
     evaluate.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest answer (default: 256)")
     _add_json(evaluate)
     evaluate.set_defaults(run=_eval)
-
-
-def _add_data(commands: Any) -> None:
-    data = commands.add_parser("data", help="look into data").add_subparsers(metavar="COMMAND", required=True)
-    stats = data.add_parser("stats", help="counts, lengths and how often each teacher is right")
-    stats.add_argument("source", metavar="SOURCE", help="a JSONL file, a datasets path or id, or task:NAME")
-    stats.add_argument("--split", default="train", help="split of a datasets path or id (default: train)")
-    _add_json(stats)
-    stats.set_defaults(run=_data_stats)
 
 
 def _add_kernels(commands: Any) -> None:
@@ -217,23 +209,6 @@ def _eval(arguments: argparse.Namespace) -> int:
         arguments.model, arguments.data, arguments.limit, arguments.batch_size, arguments.max_new_tokens
     )
     _print(result, arguments.json)
-    return 0
-
-
-def _data_stats(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from compact_ds.config import DataConfig
-    from compact_ds.data.readers import read
-    from compact_ds.data.stats import stats, table
-
-    data = DataConfig(train=arguments.source, split=arguments.split)
-    figures = stats(read(data.train, data, seed=0))
-    if arguments.json:
-        print(json.dumps(figures))
-    else:
-        # A pipe has no width of its own, and 80 columns would cut names.
-        Console(width=None if sys.stdout.isatty() else 120).print(table(figures))
     return 0
 
 

@@ -1,8 +1,8 @@
 """From files in other people's shape to the project's: questions with the rationales of all their teachers side by side.
 
 Owns the shapes: the schema under other names, one rationale a row, chat messages, lists of generations, and one file a teacher
-that is joined on the question. Reading rows is `tables`' concern. Questions are joined by `id` where both sides have one and by their
-words otherwise (white space and case aside); what did not join is counted and listed.
+that is joined on the question. Reading rows is `tables`' concern. Questions are joined by `id` where both sides have one, else by
+their words, white space and case aside; what did not join is counted and listed.
 """
 
 from __future__ import annotations

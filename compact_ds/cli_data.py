@@ -1,0 +1,140 @@
+"""The commands under `compact-ds data`: parse, call, print; nothing else.
+
+Every command imports what it needs when it runs, as in `cli`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_data(commands: Any) -> None:
+    """Declare `data` and what is under it."""
+    data = commands.add_parser("data", help="look into data").add_subparsers(metavar="COMMAND", required=True)
+    _add_import(data)
+    _add_verify(data)
+    _add_stats(data)
+
+
+def _add_import(data: Any) -> None:
+    parser = data.add_parser("import", help="other people's files as questions with their rationales side by side")
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="[TEACHER=]SOURCE",
+        help="a file, or a datasets path or id; the first names the questions",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="JSONL in the project's schema")
+    parser.add_argument(
+        "--shape",
+        default="auto",
+        choices=("auto", "schema", "flat", "chat", "generations"),
+        help="of a row (default: auto)",
+    )
+    parser.add_argument(
+        "--field", action="append", default=[], metavar="ROLE=NAME", help="a field's name in the source"
+    )
+    parser.add_argument("--extract-answer", action="store_true", help="cut the gold answer out of a worked solution")
+    parser.add_argument("--split", default="train", help="split of a datasets path or id (default: train)")
+    _add_json(parser)
+    parser.set_defaults(run=_import)
+
+
+def _add_verify(data: Any) -> None:
+    parser = data.add_parser("verify", help="is each rationale's own final answer right?")
+    parser.add_argument("source", metavar="SOURCE", help="a JSONL file, a datasets path or id, or task:NAME")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the examples with is_correct and answer_found")
+    parser.add_argument("--explain", action="store_true", help="why, beside each verdict in the output")
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (default: 1)")
+    parser.add_argument("--split", default="train", help="split of a datasets path or id (default: train)")
+    _add_json(parser)
+    parser.set_defaults(run=_verify)
+
+
+def _add_stats(data: Any) -> None:
+    stats = data.add_parser("stats", help="counts, lengths and how often each teacher is right")
+    stats.add_argument("source", metavar="SOURCE", help="a JSONL file, a datasets path or id, or task:NAME")
+    stats.add_argument("--split", default="train", help="split of a datasets path or id (default: train)")
+    _add_json(stats)
+    stats.set_defaults(run=_stats)
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for a program")
+
+
+def _stats(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from compact_ds.config import DataConfig
+    from compact_ds.data.readers import read
+    from compact_ds.data.stats import stats, table
+
+    data = DataConfig(train=arguments.source, split=arguments.split)
+    figures = stats(read(data.train, data, seed=0))
+    if arguments.json:
+        print(json.dumps(figures))
+    else:
+        # A pipe has no width of its own, and 80 columns would cut names.
+        Console(width=None if sys.stdout.isatty() else 120).print(table(figures))
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from compact_ds.data.importers import Settings, Source, run
+    from compact_ds.errors import UserError
+
+    names = {}
+    for word in arguments.field:
+        role, equals, name = word.partition("=")
+        if not equals:
+            raise UserError("--field", word, "ROLE=NAME", "write for example --field question=problem")
+        names[role] = name
+    sources = []
+    for word in arguments.sources:
+        teacher, equals, path = word.partition("=")
+        sources.append(Source(path, teacher) if equals and not Path(word).exists() else Source(word))
+    report = run(sources, arguments.output, Settings(arguments.shape, names, arguments.extract_answer, arguments.split))
+    found = {
+        "questions": report.questions,
+        "rationales": dict(report.rationales),
+        "doubled": report.doubled,
+        "without_answer": len(report.without_answer),
+        "unjoined": len(report.unjoined),
+        "missing": dict(report.missing),
+    }
+    if arguments.json:
+        print(json.dumps(found))
+        return 0
+    print(f"{report.questions} questions in {arguments.output}")
+    for teacher, number in sorted(report.rationales.items()):
+        print(f"  {teacher}: {number} rationales, {report.missing[teacher]} questions without one")
+    left = f"{report.doubled} doubled, {len(report.without_answer)} without a gold answer, {len(report.unjoined)} not joined"
+    print(f"{left}; the latter two are listed in {arguments.output}.unjoined.jsonl")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from compact_ds.config import DataConfig
+    from compact_ds.data.readers import read
+    from compact_ds.data.verify import verify
+
+    data = DataConfig(train=arguments.source, split=arguments.split)
+    found = verify(read(data.train, data, seed=0), arguments.output, arguments.jobs, arguments.explain, None)
+    if arguments.json:
+        print(json.dumps(found))
+        return 0
+    for teacher, count in found["teachers"].items():
+        share = count["right"] / count["rationales"]
+        print(
+            f"{teacher}: {count['rationales']} rationales, {share:.4f} right, {count['without_answer']} without an answer"
+        )
+    if found["agreement"] is not None:
+        print(f"agrees with the source's verdicts: {found['agreement']:.4f}")
+        for row in found["differ"]:
+            print(f"  {row['id']} {row['teacher']}: the source says {row['given']}; {row['why']}")
+    return 0
