@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from compact_ds.compatibility.consensus import consensus, reliability
+from compact_ds.compatibility.copies import as_voices, copies
 from compact_ds.config import Config
 from compact_ds.data.readers import held_out, read
 from compact_ds.data.records import Example
@@ -95,11 +96,15 @@ class TrainingSet:
         return read(self._config.data.train, self._config.data, _DATA_SEED, limit=self._config.data.limit)
 
     @cached_property
+    def _copies(self) -> dict[str, str]:
+        return copies(self._read())
+
+    @cached_property
     def _reliability(self) -> dict[str, float]:
-        return reliability(self._read())
+        return reliability(as_voices(example, self._copies) for example in self._read())
 
     def _consensus(self, example: Example) -> list[float]:
-        return consensus(example, self._reliability)
+        return consensus(as_voices(example, self._copies), self._reliability)
 
 
 def held_out_examples(config: Config) -> list[Example]:

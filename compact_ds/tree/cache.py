@@ -42,7 +42,7 @@ _SCHEMA = pa.schema(
         "consensus": pa.list_(pa.float64()),
     }
 )
-_SHAPING_CODE = ("data", "tree/tokenise.py", "tree/cache.py", "compatibility/consensus.py")
+_SHAPING_CODE = ("data", "tree/tokenise.py", "tree/cache.py", "compatibility/consensus.py", "compatibility/copies.py")
 
 
 def cache_key(source: str, settings: dict[str, Any], tokeniser: Tokeniser) -> str:
