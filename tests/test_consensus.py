@@ -191,6 +191,7 @@ def test_explain_names_the_mainstream() -> None:
         "  answer 9  (ada, ben)",
     ]
     assert "C = 0.17  cleo" in text
+    assert text.splitlines()[-2:] == ["    = 5  ada, ben", "    answer 4  alone"]
 
 
 def read(name: str) -> list[Example]:

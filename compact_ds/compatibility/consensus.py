@@ -130,19 +130,33 @@ def reliability(examples: Iterable[Example]) -> dict[str, float]:
     return dict(sorted(found.items()))
 
 
+def mainstream(built: nx.DiGraph[str]) -> list[str]:
+    """The way of most teachers to the answer of most voices, as nodes from START; only START where nobody answers.
+
+    A shortest path: an edge is as long as the log of all voices over its own.
+    """
+    answers = sorted(name for name, kind in built.nodes(data="kind") if kind == "answer")
+    if not answers:
+        return [START]
+    goal = max(answers, key=lambda name: sum(_voices(built, name).values()))
+    everyone = sum(_voices(built, START).values())
+    for _, _, edge in built.edges(data=True):
+        edge["distance"] = max(0.0, math.log(everyone / sum(edge["voices"].values())))
+    found: list[str] = nx.shortest_path(built, START, goal, weight="distance")
+    return found
+
+
 def explain(example: Example) -> str:
-    """The mainstream (the answer of most voices by the way of most teachers) and each rationale's C, as text."""
+    """The mainstream and each rationale's C with its way, step by step: who else goes on from there to the next, as text."""
     built = graph(example)
     lines = [f"{example.id}: {len(_samples(example))} teachers"]
-    answers = [name for name, kind in built.nodes(data="kind") if kind == "answer"]
-    if answers:
-        goal = max(answers, key=lambda name: sum(_voices(built, name).values()))
-        for _, _, edge in built.edges(data=True):
-            edge["distance"] = max(0.0, math.log(len(_samples(example)) / sum(edge["voices"].values())))
-        for name in nx.shortest_path(built, START, goal, weight="distance")[1:]:
-            lines.append(f"  {name}  ({', '.join(sorted(_voices(built, name)))})")
-    for rationale, value in zip(example.rationales, consensus(example), strict=True):
+    for name in mainstream(built)[1:]:
+        lines.append(f"  {name}  ({', '.join(sorted(_voices(built, name)))})")
+    for rationale, value, path in zip(example.rationales, consensus(example), built.graph["paths"], strict=True):
         lines.append(f"  C = {value:.2f}  {rationale.teacher}")
+        for edge in pairwise(path):
+            others = sorted(set(built.edges[edge]["voices"]) - {rationale.teacher})
+            lines.append(f"    {edge[1]}  {', '.join(others) or 'alone'}")
     return "\n".join(lines)
 
 
