@@ -96,7 +96,11 @@ def _add_score_and_eval(commands: Any) -> None:
     score.add_argument("data", metavar="DATA", help="a source of questions, as data.train")
     score.add_argument("--student", metavar="MODEL", help="a student, as student.model (default: the config's)")
     score.add_argument("--config", metavar="CONFIG", help="settings to score under")
-    score.add_argument("--output", type=Path, metavar="FILE", help="write one JSON object per rationale")
+    score.add_argument("--output", type=Path, metavar="FILE", help="one row a rationale, .jsonl or .parquet")
+    score.add_argument(
+        "--top", type=int, default=0, metavar="N", help="print the N most and least compatible rationales"
+    )
+    score.add_argument("--nprocs", type=int, default=1, metavar="N", help="ranks on this machine (default: 1)")
     add_override_arguments(score)
     _add_json(score)
     score.set_defaults(run=_score)
@@ -195,10 +199,24 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from compact_ds import score
+    from compact_ds import score, score_output
 
-    result = score.run(arguments.data, arguments.student, arguments.output, arguments.config, arguments.overrides)
+    score_output.check_ending(arguments.output)
+    if arguments.nprocs > 1:
+        from compact_ds.launcher.launch import launch_module
+
+        named = {"--student": arguments.student, "--config": arguments.config, "--output": arguments.output}
+        words = [word for name, value in named.items() if value is not None for word in (name, str(value))]
+        words += ["--top", str(arguments.top), *(["--json"] if arguments.json else [])]
+        return launch_module("compact_ds.score", [arguments.data, *words, *arguments.overrides], arguments.nprocs)
+    given = (arguments.data, arguments.student, arguments.output, arguments.config, arguments.overrides)
+    result = score.run(*given, num_shown=arguments.top)
+    if result is None:
+        return 0
+    ends = None if arguments.json else result.pop("top", None)
     _print(result, arguments.json)
+    if ends is not None:
+        print(score_output.shown(ends))
     return 0
 
 

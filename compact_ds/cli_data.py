@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ def add_data(commands: Any) -> None:
     _add_import(data)
     _add_verify(data)
     _add_stats(data)
+    _add_generate(data)
 
 
 def _add_import(data: Any) -> None:
@@ -63,25 +65,85 @@ def _add_stats(data: Any) -> None:
     stats.set_defaults(run=_stats)
 
 
+def _add_generate(data: Any) -> None:
+    generate = data.add_parser("generate", help="rationales of several teachers for questions; run again, it goes on")
+    generate.add_argument("source", metavar="QUESTIONS", help="where the questions are, as data.train")
+    generate.add_argument(
+        "--teachers", type=Path, required=True, metavar="FILE", help="a YAML file with a `teachers` list"
+    )
+    generate.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="a JSONL file in the project's schema"
+    )
+    generate.add_argument("--split", default="train", help="split of a datasets path or id (default: train)")
+    generate.add_argument(
+        "--field", type=_field, action="append", default=[], metavar="ROLE=NAME", help="a field's name in the source"
+    )
+    generate.add_argument("--limit", type=_positive, metavar="N", help="only the first N questions")
+    generate.add_argument(
+        "--max-failed", type=float, default=0.02, metavar="SHARE", help="more failures are exit code 1 (default: 0.02)"
+    )
+    generate.add_argument(
+        "--dry-run", action="store_true", help="print the calls left and what they may cost; ask nobody"
+    )
+    _add_json(generate)
+    generate.set_defaults(run=_generate)
+
+
+def _field(text: str) -> tuple[str, str]:
+    role, _, name = text.partition("=")
+    if not role or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ROLE=NAME, for example answer=solution")
+    return role, name
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for a program")
 
 
 def _stats(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from compact_ds.config import DataConfig
     from compact_ds.data.readers import read
     from compact_ds.data.stats import stats, table
 
     data = DataConfig(train=arguments.source, split=arguments.split)
     figures = stats(read(data.train, data, seed=0))
-    if arguments.json:
+    _print(figures, table, arguments.json)
+    return 0
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from compact_ds.config import DataConfig
+    from compact_ds.data import generate
+    from compact_ds.data.generate_output import table
+
+    fields, limit = dict(arguments.field), arguments.limit
+    data = DataConfig(train=arguments.source, split=arguments.split, fields=fields, limit=limit)
+    options = generate.Options(data, arguments.teachers, arguments.output, arguments.max_failed)
+    if arguments.dry_run:
+        _print(generate.plan(options), table, arguments.json)
+        return 0
+    totals = generate.run(options)
+    _print(totals, table, arguments.json)
+    if totals["failed"]:
+        listed = f"{totals['failed']} failed, listed in {totals['failures']}; the same command asks for them again"
+        sys.stderr.write(f"compact-ds: {listed}\n")
+    return int(totals["failed_share"] > arguments.max_failed)
+
+
+def _print(figures: dict[str, Any], table: Callable[[dict[str, Any]], Any], as_json: bool) -> None:
+    from rich.console import Console
+
+    if as_json:
         print(json.dumps(figures))
     else:
         # A pipe has no width of its own, and 80 columns would cut names.
         Console(width=None if sys.stdout.isatty() else 120).print(table(figures))
-    return 0
 
 
 def _import(arguments: argparse.Namespace) -> int:

@@ -1,12 +1,19 @@
 """The three metrics and the weight of every rationale under a student, without training.
 
-Owns the `score` job, readable top to bottom. One process, one pass; the weights are those of a run's first weighted step,
-with the scales that this very data gives.
+Owns the `score` job, readable top to bottom: measure every example in token trees (each rank its share, journalled), then weigh
+all of them with the scales that this very data gives, as a run's first weighted step would.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +25,29 @@ from compact_ds import config as configuration
 from compact_ds.compatibility.metrics import metrics
 from compact_ds.compatibility.running import METRICS, RunningScales
 from compact_ds.config import Config
+from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.methods import method
+from compact_ds.score_journal import ScoreJournal, journal_file, merged
+from compact_ds.score_output import top, totals, write
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Measurement, Student, measure
 from compact_ds.training_set import TrainingSet
 from compact_ds.tree.batch import Batch
 from compact_ds.tree.tokenise import Record, Tokeniser
 
+_NAMES = ("id", "teacher", "index")
+_KEPT = ("token_loss", "pmi", "epiphany_step")
+_EXAMPLES = 256
+"""Examples weighed at a time."""
+
 
 def run(
-    data: str, student: str | None, output: Path | None, config: str | None, overrides: list[str]
-) -> dict[str, Any]:
-    """Score every rationale of `data`; writes one JSON object per rationale to `output`, returns totals.
+    data: str, student: str | None, output: Path | None, config: str | None, overrides: list[str], num_shown: int = 0
+) -> dict[str, Any] | None:
+    """Score every rationale of `data`; writes one row a rationale to `output` (JSONL, or Parquet by its ending).
 
-    Raises UserError.
+    Returns totals, with `num_shown` the most and least compatible rationales under `top`; None on other ranks than the first.
+    A run that was killed goes on where it was. Raises UserError.
     """
     given = [f"data.train={json.dumps(data)}", *([f"student.model={json.dumps(student)}"] if student else [])]
     if config is None:
@@ -39,13 +55,135 @@ def run(
     settings = configuration.load(config, [*given, *overrides]) if config else _defaults([*given, *overrides])
     tokeniser = Tokeniser(load_tokenizer(settings.student), settings.data.cue)
     training_set = TrainingSet(settings.model_copy(update={"method": "compact"}), tokeniser)
+    with _group(settings) as group, tempfile.TemporaryDirectory() as folder:
+        place = output or Path(folder) / "scores.jsonl"
+        _measure(settings, training_set, tokeniser, place, group)
+        group.barrier()
+        if not group.is_first:
+            return None
+        rows = weighed(merged(place, group.world_size), settings)
+        if output is not None:
+            write(rows, output)
+        for rank in range(group.world_size):
+            journal_file(place, rank).unlink()
+    return totals(rows) | ({"top": top(rows, settings, num_shown)} if num_shown else {})
+
+
+def weighed(measured: list[dict[str, Any]], settings: Config) -> list[dict[str, Any]]:
+    """The measured rows with metrics and weights, keys as DESIGN's section 7 names them."""
+    scales = RunningScales(settings.compatibility.decay)
+    parts = [_Part(part) for part in _parts(measured)]
+    for _ in range(2):
+        # Difficulty is measured against the mean loss, so its scale needs the mean first.
+        total = torch.zeros(RunningScales.SIZE, dtype=torch.float64)
+        for part in parts:
+            total += scales.contribution(part.metrics(scales, settings), part.loss_R, part.example_R, part.num_examples)
+        scales.sums = total
+    return [row for part in parts for row in part.rows(scales, settings)]
+
+
+class _Part:
+    """Some examples' measured rows as tensors."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._rows = rows
+        places = list(dict.fromkeys(row["place"] for row in rows))
+        teachers = sorted({row["teacher"] for row in rows})
+        self.num_examples = len(places)
+        self.example_R = torch.tensor([places.index(row["place"]) for row in rows])
+        self._teacher_R = torch.tensor([teachers.index(row["teacher"]) for row in rows])
+        self.loss_R = self._column("token_loss")
+
+    def metrics(self, scales: RunningScales, settings: Config) -> Tensor:
+        gains = (self._column("total"), self._column("jump"))
+        return metrics(self._column("consensus"), self.loss_R, gains, scales, settings.compatibility)
+
+    def rows(self, scales: RunningScales, settings: Config) -> Iterator[dict[str, Any]]:
+        metrics_MR = self.metrics(scales, settings)
+        weight_R = method("compact").weigh(
+            metrics_MR, self.example_R, self._teacher_R, self.num_examples, scales, settings.compatibility,
+            step=settings.compatibility.warmup,
+        )  # fmt: skip
+        for i, row in enumerate(self._rows):
+            values = {name: float(metrics_MR[k, i]) for k, name in enumerate(METRICS)}
+            names, kept = ({key: row[key] for key in keys} for keys in (_NAMES, _KEPT))
+            yield names | {"weight": float(weight_R[i])} | values | kept
+
+    def _column(self, name: str) -> Tensor:
+        return torch.tensor([row[name] for row in self._rows], dtype=torch.float64)
+
+
+@torch.no_grad()
+def _measure(settings: Config, training_set: TrainingSet, tokeniser: Tokeniser, place: Path, group: Ranks) -> None:
+    """This rank's share of the examples, those that an earlier run has not measured."""
     lm = load_lm(settings, len(tokeniser.tokenizer))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = group.device
     module = Student(lm, settings.tree.layout, settings.tree.probes, settings.kernels).to(device).eval()
-    rows = _score(settings, training_set, module, device)
-    if output is not None:
-        output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return _totals(rows)
+    identity = {"data": training_set.content, "student": settings.student.model, "ranks": group.world_size}
+    identity |= {"tree": settings.tree.model_dump(mode="json"), "precision": settings.engine.precision}
+    journal = ScoreJournal(place, group.rank, identity)
+    examples = [i for i in training_set.usable[group.rank :: group.world_size] if i not in journal.done]
+    bar = tqdm(total=len(examples), desc="score", unit="question", disable=not group.is_first)
+    for batch, records, places in training_set.batches_of(examples):
+        moved = batch.to(device)
+        lse_N, z_N1 = module(moved)
+        measured = measure(lse_N, z_N1, moved, settings.kernels)
+        journal.append(_rows(moved, records, places, measured, training_set.teachers))
+        bar.update(len(records))
+    journal.close()
+    bar.close()
+
+
+def _rows(
+    batch: Batch, records: list[Record], places: list[int], measured: Measurement, teachers: tuple[str, ...]
+) -> Iterator[dict[str, Any]]:
+    assert measured.probed is not None
+    probed = measured.probed
+    pmi_P = (probed.gold_P - probed.gold0_R[batch.rationale_P]).tolist()
+    rationales = Counter(e for e, _ in batch.places_R)
+    rationale_P, step_P = batch.rationale_P.tolist(), batch.step_P.tolist()
+    columns = [
+        t.tolist() for t in (measured.token_loss_R, probed.total_R, probed.jump_R, probed.epiphany_R, batch.consensus_R)
+    ]
+    for i, (e, r) in enumerate(batch.places_R):
+        loss, total, jump, epiphany, consensus = (column[i] for column in columns)
+        mine = [p for p, owner in enumerate(rationale_P) if owner == i]
+        yield {
+            "place": places[e],
+            "of": rationales[e],
+            "index": r,
+            "id": records[e].id,
+            "teacher": teachers[records[e].rationales[r].teacher],
+            "consensus": consensus,
+            "token_loss": loss,
+            "total": total,
+            "jump": jump,
+            "pmi": [pmi_P[p] for p in mine],
+            "epiphany_step": step_P[mine[epiphany]] if epiphany >= 0 else None,
+        }
+
+
+@contextmanager
+def _group(settings: Config) -> Iterator[Ranks]:
+    """The ranks that a launcher started, or this process alone, without a process group."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        with ranks(settings.engine.timeout_seconds) as group:
+            yield group
+        return
+    yield Alone(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+class Alone(Ranks):
+    """A single process, which waits for nobody."""
+
+    def barrier(self) -> None:
+        """Nothing to wait for."""
+
+
+def _parts(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    grouped = (list(own) for _, own in itertools.groupby(rows, key=lambda row: row["place"]))
+    while part := list(itertools.islice(grouped, _EXAMPLES)):
+        yield [row for own in part for row in own]
 
 
 def _defaults(overrides: list[str]) -> Config:
@@ -55,71 +193,7 @@ def _defaults(overrides: list[str]) -> Config:
     return configuration.resolve(raw, "command line")
 
 
-@torch.no_grad()
-def _score(settings: Config, training_set: TrainingSet, module: Student, device: torch.device) -> list[dict[str, Any]]:
-    """First all measurements, which give the mean loss and the scales, then the weights under them."""
-    scales = RunningScales(settings.compatibility.decay, device)
-    measured: list[tuple[Batch, list[Record], Measurement]] = []
-    for batch, records in tqdm(list(training_set.all_batches()), desc="score", unit="batch"):
-        lse_N, z_N1 = module(batch.to(device))
-        measured.append((batch.to(device), records, measure(lse_N, z_N1, batch.to(device), settings.kernels)))
-    for _ in range(2):
-        # Difficulty is measured against the mean loss, so its scale needs the mean first.
-        total = torch.zeros(RunningScales.SIZE, dtype=torch.float64, device=device)
-        for batch, _, m in measured:
-            metrics_MR = _metrics(batch, m, scales, settings)
-            total += scales.contribution(metrics_MR, m.token_loss_R, batch.example_R, batch.num_examples)
-        scales.sums = total
-    rows: list[dict[str, Any]] = []
-    for batch, records, m in measured:
-        metrics_MR = _metrics(batch, m, scales, settings)
-        weight_R = method("compact").weigh(
-            metrics_MR, batch.example_R, batch.teacher_R, batch.num_examples, scales, settings.compatibility,
-            step=settings.compatibility.warmup,
-        )  # fmt: skip
-        rows += _rows(batch, records, m, metrics_MR, weight_R, training_set.teachers)
-    return rows
+if __name__ == "__main__":
+    from compact_ds.cli import main as command_line
 
-
-def _metrics(batch: Batch, m: Measurement, scales: RunningScales, settings: Config) -> Tensor:
-    return metrics(batch.consensus_R, m.token_loss_R, m.gains, scales, settings.compatibility)
-
-
-def _rows(
-    batch: Batch,
-    records: list[Record],
-    m: Measurement,
-    metrics_MR: Tensor,
-    weight_R: Tensor,
-    teachers: tuple[str, ...],
-) -> list[dict[str, Any]]:
-    """One JSON object per rationale, keys as DESIGN's section 7 names them."""
-    assert m.probed is not None
-    pmi_P = (m.probed.gold_P - m.probed.gold0_R[batch.rationale_P]).double()
-    rows = []
-    for i, (e, r) in enumerate(batch.places_R):
-        epiphany = int(m.probed.epiphany_R[i])
-        mine_P = batch.rationale_P == i
-        values = {name: float(metrics_MR[k, i]) for k, name in enumerate(METRICS)}
-        rows.append(
-            {
-                "id": records[e].id,
-                "teacher": teachers[records[e].rationales[r].teacher],
-                "index": r,
-                "weight": float(weight_R[i]),
-                **values,
-                "token_loss": float(m.token_loss_R[i]),
-                "pmi": pmi_P[mine_P].tolist(),
-                "epiphany_step": int(batch.step_P[mine_P][epiphany]) if epiphany >= 0 else None,
-            }
-        )
-    return rows
-
-
-def _totals(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Number of rationales, and per teacher the means of weight, metrics and token loss."""
-    names = ("weight", *METRICS, "token_loss")
-    teachers = sorted({row["teacher"] for row in rows})
-    of = {t: [row for row in rows if row["teacher"] == t] for t in teachers}
-    means = {name: {t: sum(row[name] for row in of[t]) / len(of[t]) for t in teachers} for name in names}
-    return {"rationales": len(rows), **means}
+    sys.exit(command_line(["score", *sys.argv[1:]]))

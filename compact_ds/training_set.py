@@ -7,7 +7,7 @@ parts are in `data`, `compatibility` and `tree`; this file puts them in order.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -70,11 +70,16 @@ class TrainingSet:
         chosen = [self._choose(record, i, step) for i, record in zip(indices, records, strict=True)]
         return StepBatches(records, chosen, tree, probes, ranks)
 
-    def all_batches(self) -> Iterator[tuple[Batch, list[Record]]]:
-        """Every usable example once, in file order, with probes, as micro-batches with their records."""
+    @property
+    def usable(self) -> list[int]:
+        """Places in the data of the examples that can be learnt from, in order."""
+        return self._usable
+
+    def batches_of(self, places: Sequence[int]) -> Iterator[tuple[Batch, list[Record], list[int]]]:
+        """Examples by place, each once, with probes, as micro-batches with their records and places."""
         tree = self._config.tree
-        for start in range(0, len(self._usable), self._config.data.batch_size):
-            indices = self._usable[start : start + self._config.data.batch_size]
+        for start in range(0, len(places), self._config.data.batch_size):
+            indices = places[start : start + self._config.data.batch_size]
             records = [self._set.record(i) for i in indices]
             pieces = [
                 plan_pieces(record, self._choose(record, i, 0), tree.layout, tree.row_tokens, tree.max_probes)
@@ -82,7 +87,8 @@ class TrainingSet:
             ]
             order = list(range(len(indices)))
             for plan in split_into_micro_batches(pieces, order, tree.layout, tree.row_tokens, tree.rows):
-                yield assemble_plan(plan, records, pieces, tree)
+                batch, kept = assemble_plan(plan, records, pieces, tree)
+                yield batch, kept, [indices[e] for e in plan.examples]
 
     def _choose(self, record: Record, index: int, step: int) -> list[int]:
         """Which rationales of a record the tree holds at a step: those that fit and that the method selects."""

@@ -42,6 +42,14 @@ def launch(config: str | Path, overrides: Sequence[str], nprocs: int, resume: bo
     return code
 
 
+def launch_module(module: str, arguments: Sequence[str], nprocs: int) -> int:
+    """Run a module of ours with `nprocs` ranks on this machine and return the exit code. Raises UserError."""
+    if nprocs < 1:
+        raise UserError("--nprocs", nprocs, "1 or more", "give the number of ranks to start")
+    devices = local_devices(nprocs)
+    return run_ranks(module, arguments, devices or [str(rank) for rank in range(nprocs)], devices is None)
+
+
 def check_world_size(batch_size: int, nprocs: int) -> None:
     """Refuse a number of ranks that cannot share a step's questions out evenly. Raises ConfigError."""
     if nprocs < 1:

@@ -51,8 +51,8 @@ def test_the_gold_answer_as_a_text_costs_what_its_probe_says(made):
     for batch, records in zip(drawn.batches, drawn.records, strict=True):
         found = scored(student, batch)
         losses |= {record.id: float(loss) for record, loss in zip(records, found.token_loss_R, strict=True)}
-    probed = {}
-    for batch, records in TrainingSet(config, tokeniser).all_batches():
+    probed, data = {}, TrainingSet(config, tokeniser)
+    for batch, records, _ in data.batches_of(data.usable):
         probes = scored(student, batch).probed
         probed |= {records[e].id: -float(probes.gold0_R[i]) for i, (e, _) in enumerate(batch.places_R)}
     for example in examples:

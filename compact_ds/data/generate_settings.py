@@ -161,7 +161,9 @@ def load_teachers(file: Path) -> list[Teacher]:
         where = f"{file}:{mark.line + 1}" if mark else str(file)
         raise ConfigError(where, getattr(error, "problem", None) or "broken YAML", "YAML", "mend the line") from None
     if not isinstance(raw, dict):
-        raise ConfigError(str(file), type(raw).__name__, "the key `teachers` with a list", "see README.md")
+        raise ConfigError(
+            str(file), type(raw).__name__, "the key `teachers`", "write it, and a list of teachers under it"
+        )
     try:
         config = TeachersConfig.model_validate(raw)
     except ValidationError as error:
@@ -177,7 +179,8 @@ def load_teachers(file: Path) -> list[Teacher]:
 
 
 def _wrong(error: ValidationError, file: str) -> ConfigError:
-    first = error.errors()[0]
+    # A misspelt key first: what is missing for it is but a consequence.
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     location = first["loc"]
     where = f"{file}: {'.'.join(map(str, location))}"
     if first["type"] == "extra_forbidden":
@@ -197,6 +200,9 @@ def _check(teacher: Teacher) -> None:
     def refuse(key: str, found: object, expected: str, remedy: str) -> None:
         raise ConfigError(f"{teacher.where}.{key}", found, expected, remedy)
 
+    for key in ("model", "prompt", "system", "extra_body"):
+        if not _fits_a_request(getattr(settings, key)):
+            refuse(key, ascii(getattr(settings, key)), "what JSON in UTF-8 can say", "change it")
     if not settings.name.strip() or not settings.name.isprintable():
         refuse("name", ascii(settings.name), "a printable name", "change it")
     if "{question}" not in settings.prompt:
@@ -205,7 +211,9 @@ def _check(teacher: Teacher) -> None:
         refuse("samples", settings.samples, "1 at temperature 0, where all samples are the same", "raise temperature")
     variable = settings.api_key_env
     if variable is not None and not _VARIABLE.fullmatch(variable):
-        refuse("api_key_env", "no such name", "the name of an environment variable, in capitals", "name it, not the key")
+        refuse(
+            "api_key_env", "no such name", "the name of an environment variable, in capitals", "name it, not the key"
+        )
     if teacher.is_local:
         if not Path(settings.model).expanduser().is_dir():
             remedy = "give base_url for the model of an endpoint"
@@ -227,5 +235,13 @@ def _check_address(address: str, refuse: Any) -> None:
         refuse("base_url", "a user, password or query in it", "the bare address", "put the key into api_key_env")
 
 
+def _fits_a_request(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError):  # a date, NaN, half a surrogate pair
+        return False
+    return True
+
+
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,149 @@
+"""Scoring: equal to training's own weights, to separate rows, over any number of ranks, and after a kill."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from processes import ROOT
+from uneven_questions import write
+
+from compact_ds import score
+from compact_ds.cli import main
+from compact_ds.errors import UserError
+from compact_ds.score_output import shown
+
+OVERRIDES = ["student.tokenizer=task:arithmetic", "data.batch_size=8", "tree.row_tokens=200", "tree.rows=1"]
+OVERRIDES += ["student.scratch={hidden_size: 64, intermediate_size: 128}"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("score")
+    write(made / "questions.jsonl")
+    return made
+
+
+def own(folder):
+    return [*OVERRIDES, f"data.cache_dir={folder}"]
+
+
+@pytest.fixture(scope="module")
+def scored(folder):
+    output = folder / "scores.jsonl"
+    found = score.run(str(folder / "questions.jsonl"), "scratch", output, None, own(folder), num_shown=2)
+    return found, [json.loads(line) for line in output.read_text().splitlines()]
+
+
+def assert_same(rows, want, tolerance=1e-5):
+    assert [(r["id"], r["teacher"], r["index"], r["epiphany_step"]) for r in rows] == [
+        (r["id"], r["teacher"], r["index"], r["epiphany_step"]) for r in want
+    ]
+    for row, other in zip(rows, want, strict=True):
+        for key in ("weight", "consensus", "adaptability", "difficulty", "token_loss"):
+            assert row[key] == pytest.approx(other[key], abs=tolerance), (row["id"], key)
+        assert row["pmi"] == pytest.approx(other["pmi"], abs=tolerance)
+
+
+def test_weights_are_softmaxes_of_standardised_metrics(scored):
+    """DESIGN section 3 written out in Python, from the metrics that the rows give."""
+    found, rows = scored
+    assert found["rationales"] == len(rows)
+    of = {}
+    for row in rows:
+        of.setdefault(row["id"], []).append(row)
+    spread = {}
+    for name in ("consensus", "adaptability", "difficulty"):
+        deviations = [r[name] - sum(x[name] for x in o) / len(o) for o in of.values() for r in o]
+        spread[name] = math.sqrt(sum(d * d for d in deviations) / sum(len(o) - 1 for o in of.values()))
+    mean = sum(r["token_loss"] for r in rows) / len(rows)
+    for own_rows in of.values():
+        for row in own_rows:
+            assert row["difficulty"] == pytest.approx(max(0.0, row["token_loss"] - mean), abs=1e-6)
+            assert row["adaptability"] == pytest.approx(row["pmi"][-1], abs=1e-6)
+        teachers = sorted({row["teacher"] for row in own_rows})
+        mean_of = {k: {t: [r[k] for r in own_rows if r["teacher"] == t] for t in teachers} for k in spread}
+        assert sum(row["weight"] for row in own_rows) == pytest.approx(1.0)
+        if len(teachers) == len(own_rows) > 1:
+            centred = {
+                k: {t: v[0] - sum(x[0] for x in m.values()) / len(m) for t, v in m.items()} for k, m in mean_of.items()
+            }
+            # A metric that spreads nowhere has no say: these wrong teachers never agree.
+            share = {"consensus": 0.3, "adaptability": 1.0, "difficulty": -0.1}
+            heard = {k: share[k] / spread[k] for k in share if spread[k] > 1e-6}
+            logit = {t: sum(heard[k] * centred[k][t] for k in heard) / 0.3 for t in teachers}
+            total = sum(math.exp(v) for v in logit.values())
+            for row in own_rows:
+                assert row["weight"] == pytest.approx(math.exp(logit[row["teacher"]]) / total, abs=1e-5)
+
+
+def test_rows_give_the_scores_of_trees(folder, scored):
+    output = folder / "rows.jsonl"
+    score.run(
+        str(folder / "questions.jsonl"), "scratch", output, None, [*own(folder), "tree.layout=rows", "tree.rows=8"]
+    )
+    # The same tokens in other rows, fp32.
+    assert_same([json.loads(line) for line in output.read_text().splitlines()], scored[1], 1e-4)
+
+
+def test_two_ranks_and_parquet_give_the_same(folder, scored):
+    import pyarrow.parquet as pq
+
+    output = folder / "scores.parquet"
+    words = ["score", str(folder / "questions.jsonl"), "--student", "scratch", "--output", str(output), "--nprocs", "2"]
+    assert main([*words, *own(folder)]) == 0
+    assert_same(pq.read_table(output).to_pylist(), scored[1])
+    assert not list(folder.glob("scores.parquet.measured-*"))
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(folder, scored):
+    output = folder / "killed.jsonl"
+    command = [sys.executable, "-m", "compact_ds.cli", "score", str(folder / "questions.jsonl"), "--student", "scratch"]
+    command += ["--output", str(output), *own(folder), "data.batch_size=1"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal = folder / "killed.jsonl.measured-0"
+    for _ in range(1200):
+        if journal.exists() and journal.read_bytes().count(b"\n") > 10:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if not output.exists():
+        # As a kill in the middle of a write leaves it.
+        kept = journal.read_bytes()
+        journal.write_bytes(kept[: kept.rindex(b"\n", 0, len(kept) - 1) + 20])
+    calls = []
+    before = score.measure
+    try:
+        score.measure = lambda *given: calls.append(1) or before(*given)
+        score.run(str(folder / "questions.jsonl"), "scratch", output, None, [*own(folder), "data.batch_size=1"])
+    finally:
+        score.measure = before
+    assert 0 < len(calls) < 60
+    # Batches of other sizes, fp32; a weight multiplies a difference by beta / (tau * spread).
+    assert_same([json.loads(line) for line in output.read_text().splitlines()], scored[1], 1e-4)
+
+
+def test_a_journal_of_another_run_is_refused(folder):
+    output = folder / "other.jsonl"
+    (folder / "other.jsonl.measured-0").write_text('{"data": "else"}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="measured-0"):
+        score.run(str(folder / "questions.jsonl"), "scratch", output, None, own(folder))
+
+
+def test_the_ends_show_steps_with_the_epiphany_marked(scored):
+    top = scored[0]["top"]
+    assert len(top["most"]) == len(top["least"]) == 2
+    assert top["most"][0]["weight"] > top["least"][0]["weight"]
+    text = shown(top)
+    assert "most compatible:" in text and "least compatible:" in text
+    marked = [line for line in text.splitlines() if line.strip().startswith("->")]
+    assert len(marked) == sum(row["epiphany_step"] is not None for rows in top.values() for row in rows)
+
+
+def test_an_output_that_would_be_neither_is_refused(folder, capsys):
+    assert main(["score", str(folder / "questions.jsonl"), "--output", "scores.txt"]) == 2
+    assert ".jsonl or .parquet" in capsys.readouterr().err
