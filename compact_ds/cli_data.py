@@ -19,6 +19,7 @@ def add_data(commands: Any) -> None:
     _add_import(data)
     _add_verify(data)
     _add_stats(data)
+    _add_graph(data)
     _add_generate(data)
 
 
@@ -61,8 +62,20 @@ def _add_stats(data: Any) -> None:
     stats = data.add_parser("stats", help="counts, lengths and how often each teacher is right")
     stats.add_argument("source", metavar="SOURCE", help="a JSONL file, a datasets path or id, or task:NAME")
     stats.add_argument("--split", default="train", help="split of a datasets path or id (default: train)")
+    stats.add_argument(
+        "--against", action="append", default=[], metavar="TEST", help="list questions that TEST has too"
+    )
     _add_json(stats)
     stats.set_defaults(run=_stats)
+
+
+def _add_graph(data: Any) -> None:
+    graph = data.add_parser("graph", help="one question's consensus graph, as text and as a picture")
+    graph.add_argument("source", metavar="SOURCE", help="a JSONL file, a datasets path or id, or task:NAME")
+    graph.add_argument("--id", required=True, metavar="ID", help="of the question")
+    graph.add_argument("--output", type=Path, metavar="FILE", help="the picture, .svg or .png")
+    graph.add_argument("--split", default="train", help="split of a datasets path or id (default: train)")
+    graph.set_defaults(run=_graph)
 
 
 def _add_generate(data: Any) -> None:
@@ -112,8 +125,48 @@ def _stats(arguments: argparse.Namespace) -> int:
     from compact_ds.data.stats import stats, table
 
     data = DataConfig(train=arguments.source, split=arguments.split)
-    figures = stats(read(data.train, data, seed=0))
+    figures = stats(read(data.train, data, seed=0)) | _trust(data) | _overlaps(data, arguments.against)
     _print(figures, table, arguments.json)
+    return 0
+
+
+def _trust(data: Any) -> dict[str, Any]:
+    """What the consensus makes of the teachers: estimated shares of right answers, and who copies whom."""
+    from compact_ds.compatibility.consensus import reliability
+    from compact_ds.compatibility.copies import as_voices, copies
+    from compact_ds.data.readers import read
+
+    copied = copies(read(data.train, data, 0))
+    estimated = reliability(as_voices(example, copied) for example in read(data.train, data, 0))
+    return {"copies": copied, "estimated": estimated}
+
+
+def _overlaps(data: Any, tests: list[str]) -> dict[str, Any]:
+    """Doubled questions, and per test file the training questions that it has too."""
+    from compact_ds.data.overlap import contaminated, doubled_questions
+    from compact_ds.data.readers import read
+
+    found = {
+        test: contaminated(read(data.train, data, 0), read(test, data.model_copy(update={"train": test}), 0))
+        for test in tests
+    }
+    return {"doubled_questions": doubled_questions(read(data.train, data, 0)), "contaminated": found}
+
+
+def _graph(arguments: argparse.Namespace) -> int:
+    from compact_ds.compatibility.consensus import explain
+    from compact_ds.compatibility.graph_picture import draw
+    from compact_ds.config import DataConfig
+    from compact_ds.data.readers import read
+    from compact_ds.errors import UserError
+
+    data = DataConfig(train=arguments.source, split=arguments.split)
+    example = next((example for example in read(data.train, data, 0) if example.id == arguments.id), None)
+    if example is None:
+        raise UserError("--id", arguments.id, f"the id of a question of {arguments.source}", "check the spelling")
+    print(explain(example))
+    if arguments.output is not None:
+        draw(example, arguments.output)
     return 0
 
 

@@ -118,3 +118,37 @@ def test_data_stats_for_people_and_for_programs(tmp_path: Path, capsys: pytest.C
     shown = capsys.readouterr().out
     assert "anna" in shown
     assert "agreement" in shown
+
+
+def test_data_graph_explains_and_draws(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "graph.svg"
+    assert cli.main(["data", "graph", "task:arithmetic", "--id", "arithmetic-train-0", "--output", str(picture)]) == 0
+    assert capsys.readouterr().out.startswith("arithmetic-train-0: 3 teachers")
+    assert picture.read_text(encoding="utf-8").startswith("<?xml")
+    assert cli.main(["data", "graph", "task:arithmetic", "--id", "nobody"]) == 2
+    assert "--id: found nobody" in capsys.readouterr().err
+
+
+def test_data_stats_against_a_test_file(tmp_path, capsys):
+    row = {"id": "a", "question": "How many legs have two spiders and a cat together ?", "answer": "20"}
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    train.write_text(
+        json.dumps(row | {"rationales": [{"teacher": "t", "text": "The answer is 20"}]}) + "\n", encoding="utf-8"
+    )
+    test.write_text(json.dumps(row | {"id": "b"}) + "\n", encoding="utf-8")
+    assert cli.main(["data", "stats", str(train), "--against", str(test), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["contaminated"] == {str(test): [{"id": "a", "test_id": "b", "share": 1.0}]}
+    assert found["estimated"] == {"t": 0.5} and found["copies"] == {} and found["doubled_questions"] == []
+
+
+def test_data_import_and_verify_print_what_came_of_it(tmp_path, capsys):
+    source, output = tmp_path / "flat.csv", tmp_path / "out.jsonl"
+    source.write_text(
+        "question,answer,model,text\nq ?,3,ada,The answer is 3\nq ?,3,ben,The answer is 4\n", encoding="utf-8"
+    )
+    assert cli.main(["data", "import", str(source), "--output", str(output), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rationales"] == {"ada": 1, "ben": 1}
+    assert cli.main(["data", "verify", str(output), "--json"]) == 0
+    assert {t: c["right"] for t, c in json.loads(capsys.readouterr().out)["teachers"].items()} == {"ada": 1, "ben": 0}

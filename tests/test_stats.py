@@ -45,6 +45,8 @@ def test_figures_by_hand() -> None:
                 "no_answer": 1,
                 # With bob and cid on q1 once of two, with bob on q2 not: no answer agrees with nothing.
                 "agreement": pytest.approx(1 / 3),
+                "near_duplicates": 0.0,
+                "scripts": {"LATIN": 1.0},
             },
             "bob": {
                 "rationales": 2,
@@ -55,6 +57,8 @@ def test_figures_by_hand() -> None:
                 "right": 1.0,
                 "no_answer": 0,
                 "agreement": pytest.approx(1 / 3),
+                "near_duplicates": 0.0,
+                "scripts": {"LATIN": 1.0},
             },
             "cid": {
                 "rationales": 1,
@@ -65,6 +69,8 @@ def test_figures_by_hand() -> None:
                 "right": 0.0,
                 "no_answer": 0,
                 "agreement": 0.0,
+                "near_duplicates": 0.0,
+                "scripts": {"LATIN": 1.0},
             },
         },
     }
@@ -74,7 +80,28 @@ def test_figures_by_hand() -> None:
 def test_a_teacher_alone_has_no_agreement() -> None:
     alone = [Example("q", "?", "5", (Rationale("ann", ("a.",), " #### 5"),), "f:1")]
     assert json.dumps(stats(alone)["teachers"]).count('"agreement": null') == 1
-    assert next(iter(table(stats(alone)).columns[-1].cells)) == "-"
+    assert next(iter(table(stats(alone)).columns[-2].cells)) == "-"
+
+
+def test_copied_texts_and_foreign_letters_show() -> None:
+    text = "one two three four five six seven eight nine ten eleven twelve"
+    made = [
+        Example("q", "?", "5", (Rationale("ann", (text,), ""), Rationale("bob", (text + " \u4e2d\u6587",), "")), "f:1")
+    ]
+    teachers = stats(made)["teachers"]
+    assert isinstance(teachers, dict)
+    assert teachers["ann"]["near_duplicates"] == teachers["bob"]["near_duplicates"] == 1.0
+    letters = sum(map(str.isalpha, text))
+    assert teachers["bob"]["scripts"] == {"LATIN": letters / (letters + 2), "CJK": 2 / (letters + 2)}
+
+
+def test_estimates_copies_and_overlaps_stand_in_the_table() -> None:
+    beside = {"estimated": {"ann": 0.5}, "copies": {"ann": "ann", "bob": "ann"}, "doubled_questions": [["a", "b"]]}
+    shown = table(stats(EXAMPLES) | beside | {"contaminated": {"test.jsonl": [{"id": "a"}]}})
+    names = [column.header for column in shown.columns]
+    assert list(shown.columns[names.index("estimated")].cells) == ["0.500", "-", "-"]
+    for words in ("1 questions asked twice", "1 questions stand in test.jsonl too", "bob and ann are copies"):
+        assert words in str(shown.caption)
 
 
 def test_the_95th_percentile_is_the_nearest_rank() -> None:

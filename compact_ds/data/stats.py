@@ -6,14 +6,17 @@ Owns the counts and their table. Judges an answer as `answers` does; measures no
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from rich.table import Table
 
 from compact_ds.data.answers import final_answer, same_answer
+from compact_ds.data.overlap import near_duplicates
 from compact_ds.data.records import Example
 
 
@@ -28,6 +31,8 @@ class _Tally:
     no_answer: int = 0
     agreements: int = 0
     comparisons: int = 0
+    near_duplicates: int = 0
+    scripts: Counter[str] = field(default_factory=Counter)
 
 
 def stats(examples: Iterable[Example]) -> dict[str, object]:
@@ -35,7 +40,9 @@ def stats(examples: Iterable[Example]) -> dict[str, object]:
 
     `covered` is the share of questions the teacher answers; `words` are counted at white space, the 95th percentile by
     the nearest rank; `right` is the share of rationales whose own answer is the gold one; `agreement` the share of
-    other teachers' rationales for the same question that give the same answer, None where nobody else answered.
+    other teachers' rationales for the same question that give the same answer, None where nobody else answered;
+    `near_duplicates` the share of rationales that another teacher wrote almost word for word; `scripts` the shares of letters by
+    script (LATIN, CJK, CYRILLIC, ...), which shows a language that was not meant to be there.
     """
     tallies: dict[str, _Tally] = defaultdict(_Tally)
     questions = unanswered = 0
@@ -57,11 +64,32 @@ def table(figures: dict[str, object]) -> Table:
         f"{figures['questions']} questions ({figures['questions_without_rationale']} without a rationale), "
         f"{figures['rationales']} rationales"
     )
+    doubled: Any = figures.get("doubled_questions", [])
+    contaminated: Any = figures.get("contaminated", {})
+    copied: Any = figures.get("copies", {})
+    caption += f", {len(doubled)} questions asked twice" if doubled else ""
+    caption += "".join(f"\n{len(rows)} questions stand in {test} too" for test, rows in contaminated.items())
+    caption += "".join(
+        f"\n{teacher} and {other} are copies: one voice" for teacher, other in copied.items() if teacher != other
+    )
     shown = Table(caption=caption)
     shown.add_column("teacher")
-    for heading in ("rationales", "covered", "words", "words p95", "steps", "right", "no answer", "agreement"):
+    headings = (
+        "rationales",
+        "covered",
+        "words",
+        "words p95",
+        "steps",
+        "right",
+        "estimated",
+        "no answer",
+        "agreement",
+        "alike",
+    )
+    for heading in headings:
         shown.add_column(heading, justify="right")
     teachers: Any = figures["teachers"]
+    estimated: Any = figures.get("estimated", {})
     for name, row in teachers.items():
         agreement = "-" if row["agreement"] is None else f"{row['agreement']:.3f}"
         shown.add_row(
@@ -72,8 +100,10 @@ def table(figures: dict[str, object]) -> Table:
             str(row["p95_words"]),
             f"{row['mean_steps']:.2f}",
             f"{row['right']:.3f}",
+            f"{estimated[name]:.3f}" if name in estimated else "-",
             str(row["no_answer"]),
             agreement,
+            f"{row['near_duplicates']:.3f}",
         )
     return shown
 
@@ -82,8 +112,11 @@ def _count(example: Example, tallies: dict[str, _Tally]) -> None:
     answers = [(rationale.teacher, final_answer(rationale.answer_sentence)) for rationale in example.rationales]
     for teacher in {teacher for teacher, _ in answers}:
         tallies[teacher].questions += 1
-    for rationale, (teacher, answer) in zip(example.rationales, answers, strict=True):
+    alike = {i for pair in near_duplicates(example.rationales) for i in pair}
+    for i, (rationale, (teacher, answer)) in enumerate(zip(example.rationales, answers, strict=True)):
         tally = tallies[teacher]
+        tally.near_duplicates += i in alike
+        tally.scripts.update(_scripts(rationale.text))
         tally.words.append(len(rationale.text.split()))
         tally.steps += len(rationale.steps)
         tally.right += same_answer(answer, example.answer)
@@ -104,4 +137,16 @@ def _figures(tally: _Tally, questions: int) -> dict[str, object]:
         "right": tally.right / count,
         "no_answer": tally.no_answer,
         "agreement": tally.agreements / tally.comparisons if tally.comparisons else None,
+        "near_duplicates": tally.near_duplicates / count,
+        "scripts": {name: n / tally.scripts.total() for name, n in tally.scripts.most_common() if n},
     }
+
+
+def _scripts(text: str) -> Counter[str]:
+    """Letters of the text's first thousand characters by script."""
+    return Counter(_script(letter) for letter in text[:1000] if letter.isalpha())
+
+
+@lru_cache(maxsize=65536)
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "UNKNOWN").split()[0]
