@@ -109,9 +109,7 @@ def expand(methods: Sequence[str] | None, look: Callable[[], Survey]) -> list[st
         methods = [name for name in METHODS if name != "best_of" or look().has_verdicts] + ["single"]
     expanded = []
     for name in (name.strip() for name in methods):
-        plain, _, solver = name.partition("+")
-        if solver or name.endswith("+"):
-            _check_solver(name, solver)
+        plain = split_solver(name)[0]
         if plain == "single":
             expanded += [name.replace("single", f"single:{teacher}", 1) for teacher in look().teachers]
         elif plain in METHODS or plain.startswith("single:"):
@@ -121,9 +119,17 @@ def expand(methods: Sequence[str] | None, look: Callable[[], Survey]) -> list[st
     return list(dict.fromkeys(expanded))
 
 
-def _check_solver(name: str, solver: str) -> None:
-    if solver not in SOLVERS:
+def split_solver(name: str) -> tuple[str, str]:
+    """METHOD and SOLVER of `METHOD+SOLVER`; no solver in `METHOD`, nor in a teacher's name with a plus that no solver follows.
+
+    Raises UserError where a solver must be meant and is none.
+    """
+    plain, plus, solver = name.rpartition("+")
+    if plus and solver in SOLVERS:
+        return plain, solver
+    if plus and (plain in METHODS or plain == "single"):
         raise UserError("--methods", name, "METHOD+SOLVER", nearest(solver, SOLVERS))
+    return name, ""
 
 
 def is_finished(run: Run) -> bool:
@@ -155,7 +161,7 @@ def _check(plan: Plan, base: Config) -> None:
 def _run(plan: Plan, base: Config, method: str, seed: int) -> Run:
     folder = base.run_dir / folder_name(method) / f"seed-{seed}"
     # JSON strings are YAML strings, whatever characters a teacher's name or a path holds.
-    plain, _, solver = method.partition("+")
+    plain, solver = split_solver(method)
     own = [f"method={json.dumps(plain)}", f"seed={seed}", f"run_dir={json.dumps(str(folder))}"]
     own += ["mixer.mode=gradient", f"mixer.solver={solver}"] if solver else []
     overrides = [*plan.overrides, *own]

@@ -22,6 +22,8 @@ from compact_ds.passes import Passes
 from compact_ds.reference_sets import ReferenceSet
 from compact_ds.step_batches import StepBatches
 
+_RETENTION = "retention batch"
+
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
@@ -40,10 +42,13 @@ class Mixing:
         teachers: Sequence[str],
         passes: Passes,
         references: Mapping[Reference, ReferenceSet],
+        only: str | None = None,
     ) -> None:
+        """`only` is the one teacher that the method learns from, if it is one."""
         self._settings, self._seed = config.mixer, config.seed
         self._passes, self._references = passes, references
-        self._groups = groups_of(config.mixer, teachers)
+        alone = None if only is None else teachers.index(only)
+        self._groups = {n: m for n, m in groups_of(config.mixer, teachers).items() if alone is None or alone in m}
         self.bad_in_a_row: Counter[str] = Counter()
 
     def wanted(self, step: int) -> list[Wanted]:
@@ -61,19 +66,22 @@ class Mixing:
             self._passes.take(place, len(found))
         gram_VV, loss_V = self._passes.agree()
         decision = self._decide(found, gram_VV, step)
-        if decision.bad and self._settings.mode == "gradient":
+        if self._settings.mode == "gradient" and set(decision.bad) & self._groups.keys():
             # The first pass held all teachers' trees, where a fault of one spreads; alone, the first may be sound.
             self._pass(found[0], batches, weight_M, step)
             self._passes.take(0, len(found))
             gram_VV, loss_V = self._passes.agree()
             decision = self._decide(found, gram_VV, step)
         report = diagnose(found, gram_VV, decision.coefficient_V) if self._diagnoses(step) else {}
-        if losses := {one.name: float(loss_V[v]) for v, one in enumerate(found) if one.reference is not None}:
+        measured = {str(one.reference): float(loss_V[v]) for v, one in enumerate(found) if one.reference is not None}
+        if losses := {name: loss for name, loss in measured.items() if np.isfinite(loss)}:
             report["reference_loss"] = losses
-        if decision.bad and self._settings.mode == "loss":
+        if self._settings.mode == "loss" and found[0].name in decision.bad:
             # Nothing is left of the update: the engine gets it as it is and refuses the step.
             decision.coefficient_V[0] = 1.0
         self._passes.give(combine(self._passes.shards, decision.coefficient_V))
+        if self._settings.mode == "loss" and self._diagnoses(step):
+            self._passes.release()
         return self._judge(decision, report, step)
 
     def _diagnoses(self, step: int) -> bool:
@@ -92,17 +100,14 @@ class Mixing:
         return decide(found, gram_VV, self._settings, np.random.default_rng((self._seed, step)))
 
     def _judge(self, decision: Decision, report: dict[str, dict[str, float]], step: int) -> Mixed:
-        if self._settings.mode == "loss":
-            return Mixed(report, None)
         if decision.bad:
             report = report | {"gradient_left_out": dict.fromkeys(decision.bad, 1.0)}
-        for name in self._groups:
+        for name in (*self._groups, _RETENTION):
             self.bad_in_a_row[name] = self.bad_in_a_row[name] + 1 if name in decision.bad else 0
-        worst = max(self.bad_in_a_row, key=lambda name: self.bad_in_a_row[name])
+        worst = max((*self._groups, _RETENTION), key=lambda name: self.bad_in_a_row[name])
         if self.bad_in_a_row[worst] <= self._settings.max_bad:
             return Mixed(report, None)
         found = f"a gradient that was not finite in {self.bad_in_a_row[worst]} steps in a row, up to step {step}"
-        remedy = "look at this teacher's rationales, lower optimizer.lr, or raise mixer.max_bad and use --resume"
-        return Mixed(
-            report, UserError(f"teacher {worst}", found, f"at most mixer.max_bad={self._settings.max_bad}", remedy)
-        )
+        remedy = "look at its rationales, lower optimizer.lr, or raise mixer.max_bad and use --resume"
+        where = f"teacher {worst}" if worst in self._groups else worst
+        return Mixed(report, UserError(where, found, f"at most mixer.max_bad={self._settings.max_bad}", remedy))

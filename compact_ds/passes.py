@@ -92,10 +92,15 @@ class Passes:
         """Copy the gradient of the passes since the last `forget` to row `place` of the shards, their loss beside it."""
         shards = self._engine.shards
         if self._shards_VN.shape != (num_gradients, shards.size):
+            self.release()  # before the new ones are there
             self._shards_VN = torch.empty(num_gradients, shards.size, device=shards.device)
             self._loss_V = torch.zeros(num_gradients, dtype=torch.float64, device=self._ranks.device)
         shards.read(self._shards_VN[place])
         self._loss_V[place] = self._loss
+
+    def release(self) -> None:
+        """Give the shards' memory back."""
+        self._shards_VN = torch.zeros(0)
 
     def forget(self) -> None:
         """Begin a new gradient."""

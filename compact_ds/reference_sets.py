@@ -6,6 +6,7 @@ only to take a part out of the update. How they are measured is in `passes`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,11 +14,13 @@ import numpy as np
 
 from compact_ds.config import Config, RetainConfig
 from compact_ds.engine.ranks import Ranks
-from compact_ds.errors import ConfigError
+from compact_ds.errors import ConfigError, DataError
 from compact_ds.mixer.gradient_mode import Reference
 from compact_ds.step_batches import StepBatches
 from compact_ds.training_set import TrainingSet, held_out_examples
 from compact_ds.tree.tokenise import UNKNOWN, RationaleTokens, Record, Tokeniser, tokenise
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,10 @@ def reference_sets(config: Config, tokeniser: Tokeniser, ranks: Ranks) -> dict[R
     gold = GoldAnswers(config, tokeniser)
     if size := gold.size(ranks.world_size):
         found["answer"] = ReferenceSet(lambda step: gold.batches(ranks), size)
+    if config.mixer.diagnose_every and size < config.mixer.probe_questions:
+        _LOG.info(
+            "diagnostics: %d of mixer.probe_questions=%d gold answers are there", size, config.mixer.probe_questions
+        )
     if (retain := config.mixer.retain) is not None:
         kept = retention_set(config, retain, tokeniser, ranks.world_size)
         found["retention"] = ReferenceSet(lambda step: kept.step(step, ranks), retain.batch_size)
@@ -74,7 +81,12 @@ def retention_set(config: Config, retain: RetainConfig, tokeniser: Tokeniser, wo
         raise ConfigError("mixer.retain.batch_size", retain.batch_size, expected, "change it")
     own = {"train": retain.train, "split": retain.split, "limit": retain.limit, "batch_size": retain.batch_size}
     data = config.data.model_copy(update={**own, "mislead": 0, "teachers": None})
-    return TrainingSet(config.model_copy(update={"method": "uniform", "data": data}), tokeniser)
+    try:
+        return TrainingSet(config.model_copy(update={"method": "uniform", "data": data}), tokeniser)
+    except DataError as error:
+        found = f"{error.where}: {error.value}"
+        remedy = "give questions with rationales in the project's schema (see docs/data.md)"
+        raise ConfigError("mixer.retain.train", found, error.expected, remedy) from None
 
 
 def _length(record: Record) -> int:

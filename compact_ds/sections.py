@@ -140,7 +140,7 @@ class RetainConfig(Section):
     """Questions whose loss the update should not raise: a replay of what the student could do before."""
 
     train: str
-    """Where they come from, same forms as `data.train`; the rationales of a question count alike."""
+    """Where they come from, same forms as `data.train`, rationales and all; the teachers of a question count alike."""
     split: str = "train"
     """Split to take when `train` is a `datasets` path or id."""
     limit: int | None = Field(None, ge=1)
@@ -169,11 +169,11 @@ class MixerConfig(Section):
     """Teachers that share one gradient, by a name of the group; a teacher in no group is one of its own. Weights stay per
     (question, teacher)."""
     max_bad: int = Field(3, ge=0)
-    """In `gradient` mode a teacher whose gradient is not finite is left out of that step and named; after more than so many
-    steps in a row the run stops with a checkpoint."""
+    """A teacher whose gradient is not finite (in `gradient` mode), or a guarding retention batch, is left out of that step and
+    named; after more than so many steps in a row the run stops with a checkpoint."""
     diagnose_every: int = Field(250, ge=0)
     """Measure what the teachers' gradients do to one another every so many steps, one extra pass a teacher and reference; 0
-    never."""
+    never. At such a step each rank holds an fp32 shard of the gradient a teacher and reference, and one of the update."""
     probe_questions: int = Field(8, ge=0)
     """Held-out questions whose gold-answer gradient the diagnostics compare the teachers with; 0 for none."""
     retain: RetainConfig | None = None

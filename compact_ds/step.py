@@ -64,7 +64,7 @@ class Step:
         self._config, self._data, self._engine, self._ranks = config, data, engine, ranks
         self._settings = data.method.settings(config.compatibility)
         self._passes = Passes(config, engine, ranks)
-        self._mixing = Mixing(config, data.teachers, self._passes, references or {})
+        self._mixing = Mixing(config, data.teachers, self._passes, references or {}, data.method.teacher)
         self.scales = RunningScales(config.compatibility.decay, ranks.device)
 
     def run(self, step: int, lr: float, asked_to_stop: bool) -> StepResult:

@@ -26,6 +26,7 @@ from compact_ds.engine.start import Engine, learning_rate
 from compact_ds.errors import ConfigError
 from compact_ds.evaluation.generation import evaluate, summary, write_rows
 from compact_ds.metrics import METRICS, RunLog, read
+from compact_ds.mixer.gradient_mode import groups_of
 from compact_ds.reference_sets import reference_sets
 from compact_ds.step import Step, StepResult
 from compact_ds.student import export
@@ -77,6 +78,9 @@ class _Run:
         self.config, self.tokeniser, self.data, self.group = config, tokeniser, data, group
         self.folder = config.run_dir
         self.step = 0
+        # Before anything is written or loaded: what the mixer's settings ask for must be there.
+        groups_of(config.mixer, data.teachers)
+        references = reference_sets(config, tokeniser, group)
         if group.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
             configuration.save(config, self.folder / "config.yaml")
@@ -92,7 +96,7 @@ class _Run:
             group,
             universal=_is_universal(self._from),
         )
-        self.stepper = Step(config, data, self.engine, group, reference_sets(config, tokeniser, group))
+        self.stepper = Step(config, data, self.engine, group, references)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one. Raises ConfigError when it belongs to another run."""

@@ -27,6 +27,8 @@ def launch(config: str | Path, overrides: Sequence[str], nprocs: int, resume: bo
     """
     checked = load(config, list(overrides))
     check_world_size(checked.data.batch_size, nprocs)
+    if checked.mixer.retain is not None:
+        check_world_size(checked.mixer.retain.batch_size, nprocs, "mixer.retain.batch_size")
     devices = local_devices(nprocs)
     summary = checked.run_dir / "summary.json"
     written_before = _written(summary)
@@ -50,15 +52,15 @@ def launch_module(module: str, arguments: Sequence[str], nprocs: int) -> int:
     return run_ranks(module, arguments, devices or [str(rank) for rank in range(nprocs)], devices is None)
 
 
-def check_world_size(batch_size: int, nprocs: int) -> None:
+def check_world_size(batch_size: int, nprocs: int, key: str = "data.batch_size") -> None:
     """Refuse a number of ranks that cannot share a step's questions out evenly. Raises ConfigError."""
     if nprocs < 1:
         raise UserError("--nprocs", nprocs, "1 or more", "give the number of ranks to start")
     if batch_size % nprocs:
         expected = f"a multiple of the world size {nprocs}"
         fitting = max(n for n in range(1, nprocs) if batch_size % n == 0)
-        remedy = f"set data.batch_size={-(-batch_size // nprocs) * nprocs} or --nprocs {fitting}"
-        raise ConfigError("data.batch_size", batch_size, expected, remedy)
+        remedy = f"set {key}={-(-batch_size // nprocs) * nprocs} or --nprocs {fitting}"
+        raise ConfigError(key, batch_size, expected, remedy)
 
 
 def local_devices(nprocs: int) -> list[str] | None:

@@ -1,7 +1,7 @@
 """Gradient surgery as its papers write it, on whole float64 vectors, without a Gram matrix: the truth for the tests."""
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import minimize, root
 
 
 def pcgrad(gradients, draw):
@@ -52,3 +52,20 @@ def cagrad(gradients, draw, radius=0.4):
         lambda x: -x[-1], start, constraints=constraints, method="SLSQP", options={"ftol": 1e-15, "maxiter": 2000}
     )
     return len(matrix) * basis @ found.x[:-1] * scale
+
+
+def nash(gradients, draw):
+    """K a.g / sum a, with `G a = 1 / a` of arXiv 2202.01017 found by general solvers."""
+    matrix = np.stack(gradients)
+    unit = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+
+    def potential(a):
+        # Its gradient is G a - 1 / a, on vectors.
+        point = a @ unit
+        return point @ point / 2 - np.log(a).sum(), unit @ point - 1 / a
+
+    start = np.ones(len(matrix))
+    rough = minimize(potential, start, jac=True, bounds=[(1e-9, None)] * len(matrix), method="L-BFGS-B")
+    found = root(lambda a: potential(a)[1], rough.x, method="hybr", tol=1e-14)
+    a = found.x / np.linalg.norm(matrix, axis=1)
+    return len(matrix) * (a @ matrix) / a.sum()

@@ -130,6 +130,10 @@ def test_a_method_with_a_solver_runs_in_gradient_mode(tmp_path: Path, runs: Runs
         "single:ada+mgda",
         "single:ben+mgda",
     ]
+    odd = Survey(("gpt+tools", "ada"), True)
+    assert compare.expand(["single"], lambda: odd) == ["single:gpt+tools", "single:ada"]
+    assert compare.split_solver("single:gpt+tools") == ("single:gpt+tools", "")
+    assert compare.split_solver("single:gpt+tools+mgda") == ("single:gpt+tools", "mgda")
     with pytest.raises(UserError, match="did you mean 'pcgrad'"):
         compare.expand(["compact+pcgrd"], lambda: Survey((), False))
 

@@ -24,7 +24,7 @@ LORA = ["student.lora.r=4", "student.lora.alpha=8"]
 BF16 = ["engine.precision=bf16"]
 GROUPS = ["mixer.groups={pair: [ada, ben]}"]
 OFFLOAD_3 = [f"engine.deepspeed={ROOT / 'configs/deepspeed/zero3_offload.json'}"]
-OFFLOAD_2 = ["engine.deepspeed={offload_2}"]
+OFFLOAD_1, OFFLOAD_2 = ["engine.deepspeed={offload_1}"], ["engine.deepspeed={offload_2}"]
 STAGES = {f"stage {stage}": [f"engine.zero_stage={stage}"] for stage in range(4)}
 # Everything that is measured beside the update must leave it alone.
 WATCHED = [
@@ -41,6 +41,10 @@ CASES = {
         "rows": [*GRADIENT, "tree.layout=rows"],
         "offloaded 3": [*GRADIENT, *OFFLOAD_3, *SMALL_ROWS],
         "offloaded 2": [*GRADIENT, *OFFLOAD_2, *SMALL_ROWS],
+        "offloaded 1": [*GRADIENT, *OFFLOAD_1, *SMALL_ROWS],
+        "offloaded 1 loss": [*OFFLOAD_1, *SMALL_ROWS],
+        "offloaded 2 loss": [*OFFLOAD_2, *SMALL_ROWS],
+        "offloaded 3 loss": [*OFFLOAD_3, *SMALL_ROWS],
         "recomputed": [*GRADIENT, "student.gradient_checkpointing=true"],
         "watched": WATCHED,
         "watched gradient": [*GRADIENT, *WATCHED],
@@ -56,6 +60,7 @@ CASES = {
         **{f"2 lora {name}": [*own, *GRADIENT, *LORA] for name, own in STAGES.items()},
         **{f"2 bf16 {name}": [*own, *GRADIENT, *BF16, *SMALL_ROWS] for name, own in list(STAGES.items())[1:]},
         **{f"2 bf16 {name} loss": [*own, *BF16, *SMALL_ROWS] for name, own in list(STAGES.items())[1:]},
+        "2 offloaded 1": [*GRADIENT, *OFFLOAD_1],
         "2 offloaded 2": [*GRADIENT, *OFFLOAD_2],
         "2 offloaded 3": [*GRADIENT, *OFFLOAD_3],
         "2 watched": [*WATCHED, *SMALL_ROWS],
@@ -74,8 +79,9 @@ def common_overrides(folder, questions):
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("steps")
     write(made / "questions.jsonl")
-    offload = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
-    (made / "offload_2.json").write_text(json.dumps(offload), encoding="utf-8")
+    for stage in (1, 2):
+        offload = {"zero_optimization": {"stage": stage, "offload_optimizer": {"device": "cpu"}}}
+        (made / f"offload_{stage}.json").write_text(json.dumps(offload), encoding="utf-8")
     return made
 
 
@@ -87,7 +93,8 @@ def steps(folder):
         listed = []
         for name, own in cases.items():
             words = [w.replace("QUESTIONS", str(folder / "questions.jsonl")) for w in own]
-            words = [w.replace("{offload_2}", str(folder / "offload_2.json")) for w in words]
+            for stage in (1, 2):
+                words = [w.replace(f"{{offload_{stage}}}", str(folder / f"offload_{stage}.json")) for w in words]
             overrides = [*common_overrides(folder, folder / "questions.jsonl"), *words]
             listed.append({"out": str(folder / f"{name}.pt"), "mute": False, "overrides": overrides})
         file = folder / f"{world_size}.json"
@@ -116,7 +123,16 @@ def _assert_same_step(got, want):
 
 
 UNTIED = [*STAGES, *(f"2 {name}" for name in STAGES), "groups", "rows", "offloaded 3", "offloaded 2", "recomputed"]
-UNTIED += ["2 offloaded 2", "2 offloaded 3", "watched", "watched gradient", "2 watched"]
+UNTIED += [
+    *(f"offloaded {stage} loss" for stage in (1, 2, 3)),
+    "offloaded 1",
+    "2 offloaded 1",
+    "2 offloaded 2",
+    "2 offloaded 3",
+    "watched",
+    "watched gradient",
+    "2 watched",
+]
 
 
 @pytest.mark.parametrize("name", UNTIED)

@@ -33,6 +33,7 @@ def test_teachers_without_a_group_stand_alone():
         ({"two": ["ada", "bem"]}, "did you mean 'ben'"),
         ({"one": ["ada"], "two": ["ada"]}, "not in one too"),
         ({"cleo": ["ada", "ben"]}, "rename the group"),
+        ({"empty": []}, "at least one teacher"),
     ],
 )
 def test_groups_that_cannot_be_are_refused(groups, words):
@@ -44,10 +45,10 @@ def test_loss_mode_needs_one_gradient_unless_it_measures_or_guards():
     groups = groups_of(MixerConfig(), TEACHERS)
     assert names(wanted(MixerConfig(), groups, ["answer"], False)) == ["all teachers"]
     measured = wanted(MixerConfig(), groups, ["answer", "retention"], True)
-    assert names(measured) == ["all teachers", *TEACHERS, "answer", "retention"]
+    assert names(measured) == ["all teachers", *TEACHERS, "answer batch", "retention batch"]
     assert [one.updates for one in measured] == [True] + [False] * 5
     guarded = wanted(MixerConfig(retain=GUARD), groups, ["answer", "retention"], False)
-    assert names(guarded) == ["all teachers", "retention"]
+    assert names(guarded) == ["all teachers", "retention batch"]
     assert names(wanted(MixerConfig(retain=WATCH), groups, ["retention"], False)) == ["all teachers"]
 
 
@@ -120,6 +121,17 @@ def test_with_a_margin_the_update_goes_along_retention():
         decision = decide(found, vectors @ vectors.T, settings, draw())
         # m.r >= r.r / 2 = 2, that is a second component of at least 1.
         assert combine(torch.tensor(vectors), decision.coefficient_V).tolist() == want
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_a_retention_gradient_that_is_not_finite_is_named_when_it_should_guard(guard):
+    settings = MixerConfig(retain=GUARD | {"guard": guard})
+    found = [Wanted("all", (0,), updates=True), Wanted("retention batch", reference="retention")]
+    vectors = np.array([[1.0, -2.0], [np.nan, 1.0]])
+    with np.errstate(invalid="ignore"):
+        decision = decide(found, vectors @ vectors.T, settings, draw())
+    assert decision.bad == (("retention batch",) if guard else ())
+    assert decision.coefficient_V.tolist() == [1.0, 0.0]
 
 
 def test_without_a_guard_retention_is_only_measured():

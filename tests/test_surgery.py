@@ -27,7 +27,7 @@ def mix(name, vectors, radius=0.4):
 CASES = [(seed, num, opposed) for seed in range(6) for num in (2, 3, 5, 16) for opposed in (0.0, 0.5, 1.5)]
 
 
-@pytest.mark.parametrize("name", ["pcgrad", "mgda", "cagrad"])
+@pytest.mark.parametrize("name", ["pcgrad", "mgda", "cagrad", "nash"])
 def test_on_inner_products_equals_the_paper_on_vectors(name):
     for seed, num, opposed in CASES:
         vectors = gradients(seed, num, opposed=opposed)
@@ -75,6 +75,18 @@ def test_pcgrad_of_two_opposes_neither():
     for seed in range(20):
         vectors = gradients(seed, 2, opposed=1.0)
         assert (vectors @ mix("pcgrad", vectors) >= -1e-12 * (vectors**2).sum(1)).all()
+
+
+def test_after_each_projection_pcgrad_opposes_that_teacher_no_more():
+    for seed, num, opposed in CASES:
+        vectors = gradients(seed, num, opposed=opposed)
+        gram = vectors @ vectors.T
+        for k in range(num):
+            own = np.eye(num)[k]
+            for j in np.random.default_rng(seed).permutation(num):
+                if j != k:
+                    own = project_away(own, gram, int(j))
+                    assert own @ gram[j] >= -1e-9 * np.sqrt(gram[k, k] * gram[j, j])
 
 
 def test_pcgrad_leaves_gradients_without_conflict_alone():

@@ -28,12 +28,13 @@ def test_one_teacher_is_plain_fine_tuning_for_twenty_steps(tmp_path):
 
 @pytest.fixture(scope="module")
 def two_heads(tmp_path_factory):
-    """What became of two heads of which some passes use one, for stages 1, 2, 3 and both offloaded ones."""
+    """What became of two heads of which some passes use one, for stages 0 to 3 and all offloaded ones."""
     folder = tmp_path_factory.mktemp("two_heads")
-    out, offload_2 = folder / "found.pt", folder / "offload_2.json"
-    offload_2.write_text(json.dumps({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}))
+    out, offloaded = folder / "found.pt", [folder / "offload_1.json", folder / "offload_2.json"]
+    for stage, file in enumerate(offloaded, start=1):
+        file.write_text(json.dumps({"zero_optimization": {"stage": stage, "offload_optimizer": {"device": "cpu"}}}))
     offload_3 = ROOT / "configs" / "deepspeed" / "zero3_offload.json"
-    _, outputs = start([str(HERE / "unused_parameter.py"), str(out), str(offload_3), str(offload_2)], 1)
+    _, outputs = start([str(HERE / "unused_parameter.py"), str(out), str(offload_3), *map(str, offloaded)], 1)
     assert out.exists(), outputs[0][-3000:]
     return torch.load(out, weights_only=True)
 

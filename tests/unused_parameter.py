@@ -1,7 +1,7 @@
 """One process of a test: how far a parameter moves in a step that does not use it, and what a pass leaves to the next one.
 
 Run with RANK and its companions set: `python unused_parameter.py OUT DEEPSPEED_JSON ...`; each JSON is one more case after
-stages 1, 2 and 3.
+stages 0 to 3.
 """
 
 import sys
@@ -52,7 +52,7 @@ def taken(overrides, group):
 
 if __name__ == "__main__":
     with ranks(60) as ours:
-        settings = [[f"engine.zero_stage={stage}"] for stage in (1, 2, 3)]
+        settings = [[f"engine.zero_stage={stage}"] for stage in (0, 1, 2, 3)]
         settings += [[f"engine.deepspeed={file}"] for file in sys.argv[2:]]
         found = [{"moved": moved(overrides, ours), "taken": taken(overrides, ours)} for overrides in settings]
         torch.save(found, sys.argv[1])

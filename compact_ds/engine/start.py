@@ -98,8 +98,11 @@ class Engine:
         return whole if whole is not None else float(self.deepspeed.get_global_grad_norm() or 0.0)
 
     def _offloads(self) -> bool:
+        """Whether gradients go to the host as they are reduced; at stage 1 that is at the boundary anyhow."""
         optimizer = self.deepspeed.optimizer
-        return bool(getattr(optimizer, "cpu_offload", False) or getattr(optimizer, "offload_optimizer", False))
+        return self.zero_stage > 1 and bool(
+            getattr(optimizer, "cpu_offload", False) or getattr(optimizer, "offload_optimizer", False)
+        )
 
     def _whole_norm(self) -> float:
         gradients = [p.grad for p in self.student.parameters() if p.grad is not None]

@@ -40,7 +40,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`coefficient_V` mixes the gradients of a step; `bad` names those of the update that are not finite."""
+    """`coefficient_V` mixes the gradients of a step; `bad` names those that should have had a say and are not finite."""
 
     coefficient_V: Floats
     bad: tuple[str, ...]
@@ -51,6 +51,8 @@ def groups_of(settings: MixerConfig, teachers: Sequence[str]) -> dict[str, tuple
     group_of: dict[str, str] = {}
     for group, members in settings.groups.items():
         key = f"mixer.groups.{group}"
+        if not members:
+            raise ConfigError(key, members, "at least one teacher", "name some or remove the group")
         for teacher in members:
             if teacher not in teachers:
                 raise ConfigError(key, teacher, "a teacher of the data", nearest(teacher, teachers))
@@ -77,7 +79,7 @@ def wanted(
     guards = settings.retain is not None and settings.retain.guard
     for reference in references:
         if diagnoses or (reference == "retention" and guards):
-            found = [*found, Wanted(reference, reference=reference)]
+            found = [*found, Wanted(f"{reference} batch", reference=reference)]
     return found
 
 
@@ -98,15 +100,16 @@ def decide(found: Sequence[Wanted], gram_VV: Floats, settings: MixerConfig, draw
     """Leave out what is not finite or zero, mix the rest, and take out what opposes a guarded retention batch."""
     square_V = np.diag(gram_VV)
     updates = [v for v, one in enumerate(found) if one.updates]
-    bad = tuple(found[v].name for v in updates if not np.isfinite(square_V[v]))
+    retain = settings.retain if settings.retain is not None and settings.retain.guard else None
+    guards = [v for v, one in enumerate(found) if retain is not None and one.reference == "retention"]
+    bad = tuple(found[v].name for v in (*updates, *guards) if not np.isfinite(square_V[v]))
     usable = [v for v in updates if np.isfinite(square_V[v]) and square_V[v] > 0]
     coefficient_V = np.zeros(len(found))
     if usable:
         own = np.ix_(usable, usable)
         coefficient_V[usable] = coefficients(settings.solver, gram_VV[own], draw=draw, radius=settings.cagrad_radius)
-    retain = settings.retain if settings.retain is not None and settings.retain.guard else None
-    for v, one in enumerate(found):
-        if retain is not None and one.reference == "retention" and np.isfinite(square_V[v]):
+    for v in guards:
+        if retain is not None and np.isfinite(square_V[v]):
             kept = [*usable, v]
             own = np.ix_(kept, kept)
             coefficient_V[kept] = project_away(coefficient_V[kept], gram_VV[own], len(kept) - 1, retain.margin)
