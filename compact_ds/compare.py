@@ -217,7 +217,8 @@ def _report(runs: Sequence[Run], run_dir: Path, plan: Plan, as_json: bool) -> No
 
 def _result(run: Run) -> dict[str, Any]:
     summary = json.loads((run.job.folder / "summary.json").read_text(encoding="utf-8"))
-    return {"method": run.method, "seed": run.seed, **summary, "run_dir": str(run.job.folder)}
+    # A run knows its method, not the solver that this comparison tells apart by.
+    return {**summary, "method": run.method, "seed": run.seed, "run_dir": str(run.job.folder)}
 
 
 def _command(plan: Plan) -> str:

@@ -15,6 +15,7 @@ from compact_ds.config import load
 from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.engine.shards import full_state
 from compact_ds.engine.start import Engine
+from compact_ds.reference_sets import reference_sets
 from compact_ds.step import Step
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student
@@ -50,7 +51,7 @@ def run(case: dict, group: Ranks) -> None:
     data = TrainingSet(config, tokeniser)
     lm = load_lm(config, len(tokeniser.tokenizer))
     engine = Engine(Student(lm, config.tree.layout, config.tree.probes, config.kernels), config, group)
-    step = Step(config, data, engine, group)
+    step = Step(config, data, engine, group, reference_sets(config, tokeniser, group))
     # Scales as a running job has them, so that weights are far from uniform.
     step.scales.sums = torch.tensor([0.5, 0.02, 0.001, 24, 24, 24, 300, 100], dtype=torch.float64)
     if case["mute"]:
@@ -63,7 +64,8 @@ def run(case: dict, group: Ranks) -> None:
         return update(lr)
 
     engine.step = keep
-    metrics = step.run(0, LR, asked_to_stop=False).metrics
+    result = step.run(0, LR, asked_to_stop=False)
+    metrics = result.metrics
     own = data.step(0, group)
     parameters = full_state(engine.student, keep=True)
     if group.is_first:
@@ -73,6 +75,7 @@ def run(case: dict, group: Ranks) -> None:
             "num_batches": len(own.batches),
             "ids": [record.id for records in own.records for record in records],
             "norm": metrics.grad_norm,
+            "report": result.per_teacher,
         }
         torch.save(found | {"rationales": [b.num_rationales for b in own.batches]}, case["out"])
 

@@ -48,6 +48,7 @@ class Runs:
             return
         accuracy = ACCURACY.get(settings.method, (0.5, 0.5))[settings.seed % 2]
         summary = {
+            "method": settings.method,
             "steps": 3,
             "accuracy": accuracy,
             "answer_loss_after_steps": 1.5,
@@ -130,6 +131,8 @@ def test_a_method_with_a_solver_runs_in_gradient_mode(tmp_path: Path, runs: Runs
         "single:ada+mgda",
         "single:ben+mgda",
     ]
+    rows = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
+    assert [row["method"] for row in rows] == ["compact", "compact+pcgrad"]
     odd = Survey(("gpt+tools", "ada"), True)
     assert compare.expand(["single"], lambda: odd) == ["single:gpt+tools", "single:ada"]
     assert compare.split_solver("single:gpt+tools") == ("single:gpt+tools", "")

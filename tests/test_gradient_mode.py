@@ -10,7 +10,10 @@ from uneven_questions import write
 
 from compact_ds.config import load
 from compact_ds.data.readers import read
+from compact_ds.engine.ranks import Ranks
+from compact_ds.reference_sets import retention_set
 from compact_ds.student.load import load_lm, load_tokenizer
+from compact_ds.tree.tokenise import Tokeniser
 
 WORKER = Path(__file__).with_name("gradient_of_a_step.py")
 
@@ -33,9 +36,14 @@ WATCHED = [
     "mixer.retain={train: QUESTIONS, batch_size: 4, guard: false}",
 ]
 
+GUARDED = ["method=uniform", "mixer.diagnose_every=1", "mixer.probe_questions=6", "data.batch_size=6"]
+GUARDED += ["mixer.retain={train: QUESTIONS, batch_size: 6, margin: 0.5}", *SMALL_ROWS]
+
 CASES = {
     1: {
         "loss": [],
+        "guarded loss": GUARDED,
+        "guarded gradient": [*GUARDED, *GRADIENT],
         **{name: [*own, *GRADIENT, *SMALL_ROWS] for name, own in STAGES.items()},
         "groups": [*GRADIENT, *GROUPS],
         "rows": [*GRADIENT, "tree.layout=rows"],
@@ -64,7 +72,11 @@ CASES = {
         "2 offloaded 2": [*GRADIENT, *OFFLOAD_2],
         "2 offloaded 3": [*GRADIENT, *OFFLOAD_3],
         "2 watched": [*WATCHED, *SMALL_ROWS],
+        **{f"2 guarded {name}": [*own, *GUARDED, *GRADIENT] for name, own in STAGES.items()},
+        **{f"2 guarded loss {name}": [*own, *GUARDED] for name, own in STAGES.items()},
+        "2 guarded offloaded": [*GUARDED, *OFFLOAD_1],
     },
+    3: {f"3 guarded {name}": [*own, *GUARDED, *GRADIENT] for name, own in STAGES.items()},
 }  # fmt: skip
 
 
@@ -170,13 +182,56 @@ def test_measuring_leaves_the_update_as_it_is_bit_for_bit(steps):
         assert torch.equal(steps["watched"]["gradients"][name], value), name
 
 
-@pytest.mark.parametrize(("name", "own"), [("uniform", []), ("uniform tied", TIED), ("uniform lora", LORA)])
-def test_both_equal_the_plain_sum_of_teacher_gradients_in_float64(steps, folder, name, own):
-    config = load("arithmetic", [*common_overrides(folder, folder / "questions.jsonl"), *own])
+GUARDED_CASES = ["guarded gradient", "2 guarded offloaded", *(f"{w} guarded {s}" for w in (2, 3) for s in STAGES)]
+GUARDED_CASES += [f"2 guarded loss {stage}" for stage in STAGES]
+
+
+@pytest.mark.parametrize("name", GUARDED_CASES)
+def test_guard_and_instruments_do_not_depend_on_mode_stage_or_split(steps, name):
+    _assert_same_step(steps[name], steps["guarded loss"])
+    got, want = (
+        {(key, who): value for key, of in steps[which]["report"].items() for who, value in of.items()}
+        for which in (name, "guarded loss")
+    )
+    assert got.keys() == want.keys() and len(want) > 30
+    for key, value in want.items():
+        # Cosines and shares of gradients that agree to 1e-5.
+        assert got[key] == pytest.approx(value, rel=2e-4, abs=2e-5), key
+
+
+def test_the_guarded_update_and_its_losses_in_float64(steps, folder):
+    words = [w.replace("QUESTIONS", str(folder / "questions.jsonl")) for w in GUARDED]
+    config = load("arithmetic", [*common_overrides(folder, folder / "questions.jsonl"), *words])
     tokenizer = load_tokenizer(config.student)
+    examples = {e.id: e for e in read(config.data.train, config.data, 0)}
+    kept = retention_set(config, config.mixer.retain, Tokeniser(tokenizer, config.data.cue), 1)
+    drawn = [record.id for records in kept.step(0, Ranks(0, 1, torch.device("cpu"))).records for record in records]
     lm = load_lm(config, len(tokenizer)).double()
-    examples = [e for e in read(config.data.train, config.data, 0) if e.id in steps[name]["ids"]]
-    assert len(examples) == 8
+    _, update = plain_gradient(lm, tokenizer, [examples[name] for name in steps["guarded loss"]["ids"]])
+    loss, retention = plain_gradient(lm, tokenizer, [examples[name] for name in drawn])
+    assert steps["guarded loss"]["report"]["reference_loss"]["retention"] == pytest.approx(loss, rel=1e-6)
+    flat = [torch.cat([g.flatten() for g in of.values()]) for of in (update, retention)]
+    push = max(0.0, 0.5 - float(flat[0] @ flat[1] / (flat[1] @ flat[1])))
+    want = {name: gradient + push * retention[name] for name, gradient in update.items()}
+    assert_same_gradients(steps["guarded loss"]["gradients"], want)
+    gold = list(examples.values())[:6]
+    answers = [answer_loss(lm, tokenizer, config.data.cue, example) for example in gold]
+    found = steps["guarded loss"]["report"]["reference_loss"]["answer"]
+    assert found == pytest.approx(sum(answers) / len(answers), rel=1e-6)
+
+
+def answer_loss(lm, tokenizer, cue, example):
+    prompt = tokenizer(example.question + "\n")["input_ids"]
+    ids, bare = (tokenizer(cue + text)["input_ids"] for text in (example.answer, ""))
+    labels = [-100] * (len(prompt) + len(bare)) + ids[len(bare) :]
+    with torch.no_grad():
+        return float(lm(input_ids=torch.tensor([prompt + ids]), labels=torch.tensor([labels])).loss)
+
+
+def plain_gradient(lm, tokenizer, examples):
+    """Loss and gradient of the mean over questions of the mean over teachers of the mean over their rationales."""
+    lm.zero_grad()
+    total = 0.0
     for example in examples:
         prompt = tokenizer(example.question + "\n")["input_ids"]
         for rationale in example.rationales:
@@ -186,5 +241,15 @@ def test_both_equal_the_plain_sum_of_teacher_gradients_in_float64(steps, folder,
             same = sum(other.teacher == rationale.teacher for other in example.rationales)
             voices = len({other.teacher for other in example.rationales})
             (loss / voices / same / len(examples)).backward()
-    want = {f"lm.{n}": p.grad for n, p in lm.named_parameters() if p.requires_grad}
-    assert_same_gradients(steps[name]["gradients"], want)
+            total += float(loss) / voices / same / len(examples)
+    return total, {f"lm.{n}": p.grad.clone() for n, p in lm.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize(("name", "own"), [("uniform", []), ("uniform tied", TIED), ("uniform lora", LORA)])
+def test_both_equal_the_plain_sum_of_teacher_gradients_in_float64(steps, folder, name, own):
+    config = load("arithmetic", [*common_overrides(folder, folder / "questions.jsonl"), *own])
+    tokenizer = load_tokenizer(config.student)
+    lm = load_lm(config, len(tokenizer)).double()
+    examples = [e for e in read(config.data.train, config.data, 0) if e.id in steps[name]["ids"]]
+    assert len(examples) == 8
+    assert_same_gradients(steps[name]["gradients"], plain_gradient(lm, tokenizer, examples)[1])

@@ -3,13 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from processes import start
 from test_gradient_mode import assert_same_gradients, common_overrides
 from uneven_questions import write
 
+from compact_ds.config import load
 from compact_ds.metrics import read
+from compact_ds.mixer.gradient_mode import Decision
+from compact_ds.mixing import Mixing
 
 HERE = Path(__file__).parent
 # A deadlock would last until the process group's own timeout; a healthy job takes some 20 s on a busy machine.
@@ -101,6 +105,31 @@ def test_after_too_many_bad_steps_in_a_row_the_run_stops_with_a_checkpoint(folde
     assert len(read(run / "metrics.jsonl")) == 3
 
 
-def test_in_loss_mode_a_broken_gradient_ends_the_run_with_the_step(folder):
-    _, codes, outputs = train(folder, "loss", 1, "mixer.mode=loss")
-    assert codes == [2] and "step 0: found 'gradient norm" in outputs[0].replace("found gradient", "found 'gradient")
+@pytest.mark.parametrize("every", [0, 1])
+def test_in_loss_mode_a_broken_gradient_ends_the_run_with_the_step(folder, every):
+    _, codes, outputs = train(folder, f"loss-{every}", 1, "mixer.mode=loss", f"mixer.diagnose_every={every}")
+    assert codes == [2] and "step 0: found" in outputs[0] and "gradient norm" in outputs[0]
+
+
+def test_only_bad_steps_in_a_row_count_and_only_of_groups_that_are_there():
+    config = load("arithmetic", ["mixer.mode=gradient", "mixer.max_bad=1"])
+    mixing = Mixing(config, ["ada", "ben"], None, {})
+    mixing.bad_in_a_row["a group of an earlier config"] = 9
+    good, bad, guard = (Decision(np.ones(2), names) for names in ((), ("ben",), ("retention batch",)))
+    faults = [mixing._judge(one, {}, step).fault for step, one in enumerate((bad, good, bad, guard, guard))]
+    assert [fault is None for fault in faults] == [True, True, True, True, False]
+    assert str(faults[-1]).startswith("retention batch: found a gradient that was not finite in 2 steps in a row")
+    assert mixing._judge(bad, {"x": {}}, 5).report == {"x": {}, "gradient_left_out": {"ben": 1.0}}
+
+
+def test_a_method_of_one_teacher_takes_one_pass():
+    config = load("arithmetic", ["mixer.mode=gradient", "mixer.groups={pair: [ada, ben]}"])
+    for only, names in ((None, ["pair", "cleo"]), ("cleo", ["cleo"]), ("ben", ["pair"])):
+        assert [one.name for one in Mixing(config, ["ada", "ben", "cleo"], None, {}, only).wanted(0)] == names
+
+
+def test_the_order_of_projections_changes_from_step_to_step():
+    mixing = Mixing(load("arithmetic", ["mixer.mode=gradient", "mixer.solver=pcgrad"]), ["a", "b", "c"], None, {})
+    vectors = np.array([[1.0, 0.0], [-1.0, 0.2], [-0.7, -0.9]])
+    found = {tuple(mixing._decide(mixing.wanted(0), vectors @ vectors.T, step).coefficient_V) for step in range(20)}
+    assert len(found) > 1

@@ -11,16 +11,21 @@ from safetensors.torch import load_file
 TOLERANCE = 2e-6
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+GRADIENT = ["mixer.mode=gradient", "mixer.solver=pcgrad", "mixer.diagnose_every=2", "mixer.probe_questions=4"]
+GRADIENT += ["mixer.retain={train: task:arithmetic, limit: 100, batch_size: 8}"]
+
+
+@pytest.fixture(scope="module", params=[(1, []), (2, []), (2, GRADIENT)], ids=["1", "2", "2 gradient"])
 def whole(request, tmp_path_factory):
     """An uninterrupted run of five steps that left a checkpoint after the third."""
-    folder = tmp_path_factory.mktemp(f"whole{request.param}")
+    world_size, own = request.param
+    folder = tmp_path_factory.mktemp(f"whole{world_size}")
     common = ["-m", "compact_ds.cli", "train", "arithmetic", f"data.cache_dir={folder / 'cache'}", "max_steps=5"]
     common += ["checkpoint_every=3", "evaluation.limit=4", "evaluation.max_new_tokens=4", "compatibility.warmup=1"]
-    common += ["data.limit=100", "data.batch_size=8", "optimizer.eps=1e-3", "student.scratch.hidden_size=64"]
-    codes, outputs = start([*common, f"run_dir={folder / 'whole'}"], request.param)
+    common += ["data.limit=100", "data.batch_size=8", "optimizer.eps=1e-3", "student.scratch.hidden_size=64", *own]
+    codes, outputs = start([*common, f"run_dir={folder / 'whole'}"], world_size)
     assert (folder / "whole" / "summary.json").exists(), (codes, outputs[0][-3000:])
-    return folder, common, request.param
+    return folder, common, world_size
 
 
 def _resumed(whole, name, world_size):

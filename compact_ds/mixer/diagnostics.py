@@ -6,6 +6,7 @@ Owns the instruments' definitions; it never sees a gradient. Legend: V gradients
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,7 +28,7 @@ def diagnose(found: Sequence[Wanted], gram_VV: Floats, coefficient_V: Floats) ->
     """
     square_V = np.diag(gram_VV)
     seen = [v for v in range(len(found)) if np.isfinite(square_V[v]) and square_V[v] > 0]
-    norm = {v: float(np.sqrt(square_V[v])) for v in seen}
+    norm = {v: math.sqrt(square_V[v]) for v in seen}
     gram = {(a, b): float(gram_VV[a, b]) for a in seen for b in seen}
     by_group = sum(one.updates for one in found) > 1 or len([1 for one in found if one.reference is None]) == 1
     teachers = [v for v in seen if found[v].reference is None and found[v].updates == by_group]
@@ -51,7 +52,7 @@ def diagnose(found: Sequence[Wanted], gram_VV: Floats, coefficient_V: Floats) ->
         if (reference := found[v].reference) is not None:
             agreement = {found[k].name: gram[k, v] / norm[k] / norm[v] for k in teachers}
             if mixed > 0:
-                agreement["update"] = against[v] / np.sqrt(mixed) / norm[v]
+                agreement["update"] = against[v] / math.sqrt(mixed) / norm[v]
             report[f"{reference}_agreement"] = agreement
     return report
 
