@@ -81,7 +81,7 @@ def test_version() -> None:
 )
 def test_overrides_may_stand_before_and_after_options(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(cli, "_train", lambda arguments: seen.append(arguments) or 0)
+    monkeypatch.setattr("compact_ds.cli.train._train", lambda arguments: seen.append(arguments) or 0)
     assert cli.main(["train", *words]) == 0
     assert (seen[0].config, seen[0].overrides, seen[0].resume) == ("arithmetic", ["seed=1", "max_steps=2"], True)
 
@@ -90,7 +90,7 @@ def test_a_users_error_inside_a_command(monkeypatch: pytest.MonkeyPatch, capsys:
     def refuse(_: object) -> int:
         raise UserError("file.jsonl:3", "a\nb", "c", "d")
 
-    monkeypatch.setattr(cli, "_eval", refuse)
+    monkeypatch.setattr("compact_ds.cli.evaluate._eval", refuse)
     assert cli.main(["eval", "model", "--data", "x"]) == 2
     assert capsys.readouterr().err == "compact-ds: error: file.jsonl:3: found a b; expected c; d\n"
 
@@ -99,7 +99,7 @@ def test_our_own_broken_invariants_keep_their_traceback(monkeypatch: pytest.Monk
     def broken(_: object) -> int:
         raise AssertionError("an invariant")
 
-    monkeypatch.setattr(cli, "_eval", broken)
+    monkeypatch.setattr("compact_ds.cli.evaluate._eval", broken)
     with pytest.raises(AssertionError, match="an invariant"):
         cli.main(["eval", "model", "--data", "x"])
 

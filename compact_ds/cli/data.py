@@ -1,6 +1,6 @@
 """The commands under `compact-ds data`: parse, call, print; nothing else.
 
-Every command imports what it needs when it runs, as in `cli`.
+Every command imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from compact_ds.cli.arguments import add_json
 
 
 def add_data(commands: Any) -> None:
@@ -43,7 +45,7 @@ def _add_import(data: Any) -> None:
     )
     parser.add_argument("--extract-answer", action="store_true", help="cut the gold answer out of a worked solution")
     parser.add_argument("--split", default="train", help="split of a datasets path or id (default: train)")
-    _add_json(parser)
+    add_json(parser)
     parser.set_defaults(run=_import)
 
 
@@ -54,7 +56,7 @@ def _add_verify(data: Any) -> None:
     parser.add_argument("--explain", action="store_true", help="why, beside each verdict in the output")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (default: 1)")
     parser.add_argument("--split", default="train", help="split of a datasets path or id (default: train)")
-    _add_json(parser)
+    add_json(parser)
     parser.set_defaults(run=_verify)
 
 
@@ -65,7 +67,7 @@ def _add_stats(data: Any) -> None:
     stats.add_argument(
         "--against", action="append", default=[], metavar="TEST", help="list questions that TEST has too"
     )
-    _add_json(stats)
+    add_json(stats)
     stats.set_defaults(run=_stats)
 
 
@@ -98,7 +100,7 @@ def _add_generate(data: Any) -> None:
     generate.add_argument(
         "--dry-run", action="store_true", help="print the calls left and what they may cost; ask nobody"
     )
-    _add_json(generate)
+    add_json(generate)
     generate.set_defaults(run=_generate)
 
 
@@ -113,10 +115,6 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON for a program")
 
 
 def _stats(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,59 @@
+"""The command line: parse, call, print; nothing else. A file a group of commands.
+
+Every command imports what it needs when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from compact_ds import __version__
+from compact_ds.cli.bench import add_bench
+from compact_ds.cli.data import add_data
+from compact_ds.cli.evaluate import add_evaluate
+from compact_ds.cli.score import add_score
+from compact_ds.cli.train import add_train
+from compact_ds.errors import ERROR_PREFIX, EXIT_CODE, UserError
+from compact_ds.launcher.arguments import take_late_overrides
+
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are a user's errors like any other: one line, no usage page, no guessed options."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError instead of printing the usage."""
+        raise UserError("command line", message, "what the help page says", f"try {self.prog} --help")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 2 with one line on stderr for a UserError."""
+    parser = _parser()
+    try:
+        arguments, rest = parser.parse_known_args(argv)
+        rest = take_late_overrides(arguments, rest)
+        if rest:
+            parser.error(f"unknown argument {rest[0]}")
+        command: Callable[[argparse.Namespace], int] = arguments.run
+        return command(arguments)
+    except UserError as error:
+        sys.stderr.write(f"{ERROR_PREFIX}{error}\n")
+        return EXIT_CODE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="compact-ds", description="Distil several teachers' rationales into one student.")
+    parser.add_argument("--version", action="version", version=f"compact-ds {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for declare in (add_train, add_score, add_evaluate, add_data, add_bench):
+        declare(commands)
+    return parser

@@ -1,0 +1,36 @@
+"""Settings of `data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from compact_ds.sections.section import Section
+
+
+class DataConfig(Section):
+    """Where questions and rationales come from, and how many make a step."""
+
+    train: str
+    """A JSONL file in the project's schema, a `datasets` path or hub id, or `task:NAME` for a built-in task."""
+    eval: str | None = None
+    """Held-out questions, same forms as `train`; a built-in task brings its own when this is empty."""
+    split: str = "train"
+    """Split to take when `train` is a `datasets` path or id."""
+    fields: dict[str, str] = Field(default_factory=dict)
+    """Field map for sources with other names: schema field -> their field, for example `{answer: solution}`."""
+    batch_size: int = Field(24, ge=1)
+    """Questions per optimizer step, over all ranks and micro-batches. Must be a multiple of the world size."""
+    cue: str = "\nThe answer is "
+    """Text between a prefix of a rationale and the gold answer in a probe; the same cue is searched in generated text."""
+    limit: int | None = Field(None, ge=1)
+    """Use only the first so many training questions."""
+    mislead: int = Field(0, ge=0, le=4)
+    """Add so many misleading teachers by rule (a fluent rationale with another operation) to two-number word problems."""
+    teachers: list[str] | None = None
+    """Keep only these teachers; empty keeps all."""
+    max_left_out: float = Field(0.01, ge=0, le=1)
+    """Largest share of rationales that may be left out (too long, no answer) before the run refuses to start."""
+    cache_dir: Path | None = None
+    """Folder of the tokenised Arrow cache; empty means `~/.cache/compact_ds`."""

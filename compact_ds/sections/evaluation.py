@@ -1,0 +1,20 @@
+"""Settings of `evaluation`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from compact_ds.sections.section import Section
+
+
+class EvaluationConfig(Section):
+    """What is measured on held-out questions, and when."""
+
+    every: int = Field(0, ge=0)
+    """Evaluate every so many steps; 0 only at the end."""
+    limit: int | None = Field(None, ge=1)
+    """Use only the first so many held-out questions."""
+    batch_size: int = Field(32, ge=1)
+    """Questions generated at a time."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Longest generated rationale."""

@@ -1,0 +1,61 @@
+"""A whole run: its own settings, its sections, and what must fit together between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from compact_ds.errors import ConfigError, nearest
+from compact_ds.sections.compatibility import CompatibilityConfig
+from compact_ds.sections.data import DataConfig
+from compact_ds.sections.engine import EngineConfig, OptimizerConfig
+from compact_ds.sections.evaluation import EvaluationConfig
+from compact_ds.sections.mixer import MixerConfig
+from compact_ds.sections.section import Section
+from compact_ds.sections.student import StudentConfig
+from compact_ds.sections.tree import TreeConfig
+
+METHODS = ("compact", "consensus", "adaptability", "difficulty", "uniform", "best_of", "first")
+
+
+class Config(Section):
+    """A whole run."""
+
+    run_dir: Path
+    """Folder for everything the run writes."""
+    method: str = "compact"
+    """`compact`, `consensus`, `adaptability`, `difficulty`, `uniform`, `single:TEACHER`, `best_of` or `first`."""
+    max_steps: int = Field(ge=1)
+    """Optimizer steps."""
+    seed: int = Field(0, ge=0)
+    """Seed of sampling and of random weights."""
+    checkpoint_every: int = Field(0, ge=0)
+    """Write a checkpoint every so many steps; 0 only when interrupted."""
+    kernels: Literal["auto", "torch", "triton"] = "auto"
+    """What computes the head, its scores and tree attention: `auto` takes Triton on a GPU and PyTorch elsewhere."""
+    data: DataConfig
+    student: StudentConfig
+    tree: TreeConfig = TreeConfig()
+    compatibility: CompatibilityConfig = CompatibilityConfig()
+    mixer: MixerConfig = MixerConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    engine: EngineConfig = EngineConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        if self.method not in METHODS and not (self.method.startswith("single:") and self.method[7:]):
+            remedy = nearest(self.method, (*METHODS, "single:TEACHER"))
+            raise ConfigError("method", self.method, "a method", remedy)
+        if self.mixer.mode == "loss" and self.mixer.solver != "sum":
+            raise ConfigError(
+                "mixer.solver", self.mixer.solver, "sum, which is what loss mode computes", "set mixer.mode=gradient"
+            )
+        if (self.student.model == "scratch") != (self.student.scratch is not None):
+            found = "scratch" if self.student.scratch else "no student.scratch"
+            raise ConfigError(
+                "student.scratch", found, "the shape exactly when student.model is scratch", "set both or neither"
+            )
+        return self
