@@ -28,11 +28,13 @@ from compact_ds.launcher.launch import check_world_size, local_devices
 from compact_ds.launcher.ranks import num_cores
 
 FAILED = 1
+USUAL = ("compact", "consensus", "adaptability", "difficulty", "uniform", "best_of", "first", "single")
+"""What is compared when nothing is said; `METHODS` has more."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to compare. `methods` may hold `single`, which stands for every teacher alone; None means all methods.
+    """What to compare. `methods` may hold `single`, which stands for every teacher alone; None means the `USUAL` ones.
 
     `METHOD+SOLVER` is the method in gradient mode with that solver, `compact+pcgrad` for example.
 
@@ -102,11 +104,11 @@ def survey(base: Config) -> Survey:
 def expand(methods: Sequence[str] | None, look: Callable[[], Survey]) -> list[str]:
     """The methods by their config names, in the order given, once each; `single` becomes every teacher alone.
 
-    None means all that the data can serve. `look` is called only where the answer depends on the data. Raises UserError
+    None means the `USUAL` ones that the data can serve. `look` is called only where the answer depends on the data. Raises UserError
     for an unknown method.
     """
     if methods is None:
-        methods = [name for name in METHODS if name != "best_of" or look().has_verdicts] + ["single"]
+        methods = [name for name in USUAL if name != "best_of" or look().has_verdicts]
     expanded = []
     for name in (name.strip() for name in methods):
         plain = split_solver(name)[0]

@@ -5,23 +5,48 @@ Owns the table of methods and what each makes of the settings. The mathematics o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
+from compact_ds.baselines import confidence_weights, lowest_rank_ratio, token_weights
 from compact_ds.compatibility.running import RunningScales
 from compact_ds.compatibility.weights import uniform_weights, weights
 from compact_ds.config import METHODS, CompatibilityConfig
 from compact_ds.errors import ConfigError, nearest
+from compact_ds.evidence import Evidence
 
 Coefficient = Literal["alpha", "beta", "gamma"]
 COEFFICIENTS: tuple[Coefficient, ...] = ("alpha", "beta", "gamma")
 
 ALONE: dict[str, Coefficient] = {"consensus": "alpha", "adaptability": "beta", "difficulty": "gamma"}
 """Methods that use one metric, and its coefficient."""
+
+WITHOUT: dict[str, Coefficient] = {f"compact_without_{metric}": name for metric, name in ALONE.items()}
+"""Methods that use all metrics but one, and its coefficient."""
+
+SHARES: dict[str, Callable[[Evidence], Tensor]] = {
+    "union": token_weights,
+    "confidence": confidence_weights,
+    "rsr": lowest_rank_ratio,
+}
+"""Methods that weigh by a formula of `baselines`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What the file says of a rationale, none of which a weight may see: `verdict` is its `is_correct`, None when it has none.
+
+    `answer_right`: the teacher's own answer is the gold one; `votes`: how many teachers of the example give this answer.
+    """
+
+    teacher: str
+    verdict: bool | None = None
+    answer_right: bool = False
+    votes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +58,11 @@ class Method:
 
     @property
     def uses(self) -> tuple[Coefficient, ...]:
-        """Coefficients that may move its weights; none means that the weights are uniform."""
+        """Coefficients that may move its weights; none means that the metrics do not."""
         if self.name in ALONE:
             return (ALONE[self.name],)
+        if self.name in WITHOUT:
+            return tuple(name for name in COEFFICIENTS if name != WITHOUT[self.name])
         return COEFFICIENTS if self.name == "compact" else ()
 
     def settings(self, config: CompatibilityConfig) -> CompatibilityConfig:
@@ -52,34 +79,38 @@ class Method:
         """Whether adaptability moves its weights, so that the tree must carry probes."""
         return self.settings(config).beta > 0
 
-    def select(self, teachers: Sequence[str], verdicts: Sequence[bool | None], draw: np.random.Generator) -> list[int]:
+    @property
+    def ranks_targets(self) -> bool:
+        """Whether it weighs by the ranks of the rationales' tokens."""
+        return self.name == "rsr"
+
+    def select(self, rationales: Sequence[Labels], draw: np.random.Generator) -> list[int]:
         """Which rationales of an example the tree holds at this step, as indices in the order of the file.
 
-        `teachers` and `verdicts` belong to the example's rationales. The result is empty where the method has nothing
-        to learn from: the single teacher did not answer, or no rationale is right by the file.
+        The result is empty where the method has nothing to learn from: the single teacher did not answer, no rationale is
+        right, or no answer has a vote.
         """
         if self.name == "single":
-            return [i for i, teacher in enumerate(teachers) if teacher == self.teacher]
+            return [i for i, one in enumerate(rationales) if one.teacher == self.teacher]
         if self.name == "best_of":
-            return [i for i, verdict in enumerate(verdicts) if verdict]
-        if self.name == "first" and len(teachers) > 0:
-            return [int(draw.integers(len(teachers)))]
-        return list(range(len(teachers)))
+            return [i for i, one in enumerate(rationales) if one.verdict]
+        if self.name == "verified":
+            return [i for i, one in enumerate(rationales) if one.answer_right]
+        if self.name == "majority":
+            most = max((one.votes for one in rationales), default=0)
+            return [i for i, one in enumerate(rationales) if most and one.votes == most]
+        if self.name == "first" and len(rationales) > 0:
+            return [int(draw.integers(len(rationales)))]
+        return list(range(len(rationales)))
 
-    def weigh(
-        self,
-        metrics_MR: Tensor,
-        example_R: Tensor,
-        teacher_R: Tensor,
-        num_examples: int,
-        scales: RunningScales,
-        settings: CompatibilityConfig,
-        step: int,
-    ) -> Tensor:
-        """w of every rationale, fp32, [R]; arguments as in `compatibility.weights`, with this method's `settings`."""
+    def weigh(self, evidence: Evidence, scales: RunningScales, settings: CompatibilityConfig, step: int) -> Tensor:
+        """w of every rationale, fp32, [R], under this method's `settings` at optimizer step `step`."""
+        if self.name in SHARES:
+            return SHARES[self.name](evidence)
+        places = (evidence.example_R, evidence.teacher_R, evidence.num_examples)
         if not self.uses:
-            return uniform_weights(example_R, teacher_R, num_examples)
-        return weights(metrics_MR, example_R, teacher_R, num_examples, scales, settings, step)
+            return uniform_weights(*places)
+        return weights(evidence.metrics_MR, *places, scales, settings, step)
 
 
 def method(name: str) -> Method:

@@ -129,7 +129,7 @@ class Passes:
         self._engine.shards.write(mixed_N)
 
     def _losses(self, batch: Batch) -> Tensor:
-        lse_N, z_N1 = self._engine.forward(batch)
+        lse_N, z_N1, *_ = self._engine.forward(batch)
         return measure(lse_N, z_N1, batch, self._config.kernels).token_loss_R
 
     def _backward(self, batch: Batch, token_loss_R: Tensor, weight_R: Tensor, last: bool) -> None:

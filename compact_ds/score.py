@@ -26,6 +26,7 @@ from compact_ds.compatibility.metrics import metrics
 from compact_ds.compatibility.running import METRICS, RunningScales
 from compact_ds.config import Config
 from compact_ds.engine.ranks import Ranks, ranks
+from compact_ds.evidence import Evidence
 from compact_ds.methods import method
 from compact_ds.score_journal import ScoreJournal, journal_file, merged
 from compact_ds.score_output import top, totals, write
@@ -100,10 +101,10 @@ class _Part:
 
     def rows(self, scales: RunningScales, settings: Config) -> Iterator[dict[str, Any]]:
         metrics_MR = self.metrics(scales, settings)
-        weight_R = method("compact").weigh(
-            metrics_MR, self.example_R, self._teacher_R, self.num_examples, scales, settings.compatibility,
-            step=settings.compatibility.warmup,
-        )  # fmt: skip
+        places = (self.example_R, self._teacher_R, self.num_examples)
+        evidence = Evidence(metrics_MR, self.loss_R, self._column("tokens"), None, *places)
+        step = settings.compatibility.warmup
+        weight_R = method("compact").weigh(evidence, scales, settings.compatibility, step)
         for i, row in enumerate(self._rows):
             values = {name: float(metrics_MR[k, i]) for k, name in enumerate(METRICS)}
             names, kept = ({key: row[key] for key in keys} for keys in (_NAMES, _KEPT))
@@ -145,8 +146,10 @@ def _rows(
     columns = [
         t.tolist() for t in (measured.token_loss_R, probed.total_R, probed.jump_R, probed.epiphany_R, batch.consensus_R)
     ]
+    tokens_R = batch.tokens_R.tolist()
     for i, (e, r) in enumerate(batch.places_R):
         loss, total, jump, epiphany, consensus = (column[i] for column in columns)
+        tokens = tokens_R[i]
         mine = [p for p, owner in enumerate(rationale_P) if owner == i]
         yield {
             "place": places[e],
@@ -156,6 +159,7 @@ def _rows(
             "teacher": teachers[records[e].rationales[r].teacher],
             "consensus": consensus,
             "token_loss": loss,
+            "tokens": tokens,
             "total": total,
             "jump": jump,
             "pmi": [pmi_P[p] for p in mine],

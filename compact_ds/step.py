@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compact_ds.baselines import rank_surprisal_ratio
 from compact_ds.compatibility.metrics import metrics
 from compact_ds.compatibility.running import RunningScales
 from compact_ds.config import Config
 from compact_ds.engine.ranks import Ranks
 from compact_ds.engine.start import Engine
 from compact_ds.errors import DataError, UserError
+from compact_ds.evidence import Evidence
 from compact_ds.mixer.agreement import Agreed, Agreement, right_share, teacher_means
 from compact_ds.mixer.gradient_mode import Reference
 from compact_ds.mixing import Mixed, Mixing
@@ -114,11 +116,10 @@ class Step:
 
     def _measure(self, batch: Batch, step: int) -> tuple[Measurement, Tensor, Tensor]:
         """Forward pass of a micro-batch: what the student makes of it, its C, A, D as [3, R], its weights [R]."""
-        lse_N, z_N1 = self._engine.forward(batch)
-        measured = measure(lse_N, z_N1, batch, self._config.kernels)
+        lse_N, z_N1, *ranks = self._engine.forward(batch)
+        measured = measure(lse_N, z_N1, batch, self._config.kernels, *ranks)
         metrics_MR = metrics(batch.consensus_R, measured.token_loss_R, measured.gains, self.scales, self._settings)
-        places = (batch.example_R, batch.teacher_R, batch.num_examples)
-        weight_R = self._data.method.weigh(metrics_MR, *places, self.scales, self._settings, step)
+        weight_R = self._data.method.weigh(_evidence(measured, metrics_MR, batch), self.scales, self._settings, step)
         return measured, metrics_MR, weight_R
 
     def _refuse(self, step: int, batches: StepBatches) -> None:
@@ -141,6 +142,13 @@ class Step:
         raise DataError(
             where, f"{found} at step {step} ({len(everyone)} rationales)", "finite losses, metrics and weights", remedy
         )
+
+
+def _evidence(measured: Measurement, metrics_MR: Tensor, batch: Batch) -> Evidence:
+    loss_R, tokens_R = measured.token_loss_R.detach(), batch.tokens_R
+    ratio_R = None if measured.rank_R is None else rank_surprisal_ratio(measured.rank_R, loss_R * tokens_R)
+    places = (batch.example_R, batch.teacher_R, batch.num_examples)
+    return Evidence(metrics_MR, loss_R, tokens_R, ratio_R, *places)
 
 
 def _result(agreed: Agreed, norm: float, mixed: Mixed) -> StepResult:

@@ -91,7 +91,7 @@ class _Run:
         if self._from is not None and checkpoint.world_size_of(self._from) != group.world_size:
             self._from = checkpoint.make_universal(self._from, group)
         self.engine = Engine(
-            Student(lm, config.tree.layout, config.tree.probes, config.kernels),
+            Student(lm, config.tree.layout, config.tree.probes, config.kernels, data.method.ranks_targets),
             config,
             group,
             universal=_is_universal(self._from),

@@ -19,7 +19,7 @@ from compact_ds.data.readers import held_out, read
 from compact_ds.data.records import Example
 from compact_ds.engine.ranks import Ranks
 from compact_ds.errors import DataError
-from compact_ds.methods import check, method
+from compact_ds.methods import Labels, check, method
 from compact_ds.step_batches import StepBatches, assemble_plan
 from compact_ds.tree.batch import Batch
 from compact_ds.tree.build import plan_pieces
@@ -27,7 +27,7 @@ from compact_ds.tree.cache import cache_key, ensure
 from compact_ds.tree.dataset import TreeDataset
 from compact_ds.tree.plan import split_into_micro_batches
 from compact_ds.tree.sampler import draw_of, examples_of_step
-from compact_ds.tree.tokenise import Record, Tokeniser
+from compact_ds.tree.tokenise import RationaleTokens, Record, Tokeniser
 
 _DEFAULT_CACHE = Path.home() / ".cache" / "compact_ds"
 _DATA_SEED = 0
@@ -94,9 +94,8 @@ class TrainingSet:
         """Which rationales of a record the tree holds at a step: those that fit and that the method selects."""
         fitting = self._set.fits(index)
         rationales = [record.rationales[r] for r in fitting]
-        verdicts = [None if r.verdict < 0 else bool(r.verdict) for r in rationales]
-        names = [self.teachers[r.teacher] for r in rationales]
-        return [fitting[i] for i in self.method.select(names, verdicts, draw_of(self._config.seed, step, index))]
+        labels = [Labels(self.teachers[r.teacher], _verdict(r), bool(r.answer_right), r.votes) for r in rationales]
+        return [fitting[i] for i in self.method.select(labels, draw_of(self._config.seed, step, index))]
 
     def _read(self) -> Iterator[Example]:
         return read(self._config.data.train, self._config.data, _DATA_SEED, limit=self._config.data.limit)
@@ -111,6 +110,10 @@ class TrainingSet:
 
     def _consensus(self, example: Example) -> list[float]:
         return consensus(as_voices(example, self._copies), self._reliability)
+
+
+def _verdict(rationale: RationaleTokens) -> bool | None:
+    return None if rationale.verdict < 0 else bool(rationale.verdict)
 
 
 def held_out_examples(config: Config) -> list[Example]:

@@ -37,10 +37,10 @@ class Muted:
     def __getattr__(self, name):
         return getattr(self._method, name)
 
-    def weigh(self, metrics_MR, example_R, *rest):
-        weight_R = self._method.weigh(metrics_MR, example_R, *rest)
+    def weigh(self, evidence, *rest):
+        weight_R = self._method.weigh(evidence, *rest)
         counts_X = torch.tensor([record.id not in self._ids for record in next(self._batches)])
-        return weight_R * counts_X[example_R]
+        return weight_R * counts_X[evidence.example_R]
 
 
 def run(case: dict, group: Ranks) -> None:
@@ -50,7 +50,8 @@ def run(case: dict, group: Ranks) -> None:
     tokeniser = Tokeniser(load_tokenizer(config.student), config.data.cue)
     data = TrainingSet(config, tokeniser)
     lm = load_lm(config, len(tokeniser.tokenizer))
-    engine = Engine(Student(lm, config.tree.layout, config.tree.probes, config.kernels), config, group)
+    student = Student(lm, config.tree.layout, config.tree.probes, config.kernels, data.method.ranks_targets)
+    engine = Engine(student, config, group)
     step = Step(config, data, engine, group, reference_sets(config, tokeniser, group))
     # Scales as a running job has them, so that weights are far from uniform.
     step.scales.sums = torch.tensor([0.5, 0.02, 0.001, 24, 24, 24, 300, 100], dtype=torch.float64)

@@ -12,10 +12,16 @@ from compact_ds.compatibility.running import RunningScales
 from compact_ds.compatibility.weights import weights
 from compact_ds.config import METHODS, CompatibilityConfig
 from compact_ds.errors import ConfigError
-from compact_ds.methods import check, method
+from compact_ds.evidence import Evidence
+from compact_ds.methods import Labels, check, method
 
 TEACHERS = ("ada", "ben", "ada", "cleo")
-VERDICTS = (False, True, None, True)
+LABELS = (
+    Labels("ada", False, False, 1),
+    Labels("ben", True, True, 2),
+    Labels("ada", None, True, 2),
+    Labels("cleo", True, False, 1),
+)
 CONFIG = CompatibilityConfig(alpha=0.5, beta=0.7, gamma=0.9, warmup=0)
 
 
@@ -28,25 +34,34 @@ CONFIG = CompatibilityConfig(alpha=0.5, beta=0.7, gamma=0.9, warmup=0)
         ("single:ada", [0, 2]),
         ("single:dan", []),
         ("best_of", [1, 3]),
+        ("verified", [1, 2]),
+        ("majority", [1, 2]),
+        ("rsr", [0, 1, 2, 3]),
     ],
 )
 def test_select(name: str, expected: list[int]) -> None:
-    assert method(name).select(TEACHERS, VERDICTS, np.random.default_rng(0)) == expected
+    assert method(name).select(LABELS, np.random.default_rng(0)) == expected
 
 
 def test_best_of_selects_nothing_when_none_is_right() -> None:
-    assert method("best_of").select(("ada", "ben"), (False, None), np.random.default_rng(0)) == []
+    assert method("best_of").select((Labels("ada", False), Labels("ben")), np.random.default_rng(0)) == []
+
+
+def test_majority_takes_all_that_lead_and_nothing_without_answers() -> None:
+    draw = np.random.default_rng(0)
+    assert method("majority").select([Labels(name, votes=1) for name in "abc"], draw) == [0, 1, 2]
+    assert method("majority").select([Labels(name) for name in "abc"], draw) == []
 
 
 def test_first_draws_each_rationale_as_often() -> None:
     draw = np.random.default_rng(3)
-    drawn = [method("first").select(TEACHERS, VERDICTS, draw) for _ in range(4000)]
+    drawn = [method("first").select(LABELS, draw) for _ in range(4000)]
     assert all(len(chosen) == 1 for chosen in drawn)
     # Each count is binomial(4000, 1/4): 1000 with a standard deviation of 27; 5 of them are 137.
     assert all(abs(count - 1000) < 137 for count in Counter(chosen[0] for chosen in drawn).values())
     again = np.random.default_rng(3)
-    assert drawn[:20] == [method("first").select(TEACHERS, VERDICTS, again) for _ in range(20)]
-    assert method("first").select((), (), again) == []
+    assert drawn[:20] == [method("first").select(LABELS, again) for _ in range(20)]
+    assert method("first").select((), again) == []
 
 
 @pytest.mark.parametrize(
@@ -56,6 +71,9 @@ def test_first_draws_each_rationale_as_often() -> None:
         ("consensus", (1, 0, 0)),
         ("adaptability", (0, 1, 0)),
         ("difficulty", (0, 0, 1)),
+        ("compact_without_consensus", (0, 0.7, 0.9)),
+        ("compact_without_adaptability", (0.5, 0, 0.9)),
+        ("compact_without_difficulty", (0.5, 0.7, 0)),
         ("uniform", (0, 0, 0)),
         ("first", (0, 0, 0)),
     ],
@@ -67,7 +85,12 @@ def test_settings(name: str, expected: tuple[float, float, float]) -> None:
 
 
 def test_needs_probes() -> None:
-    assert {name for name in METHODS if method(name).needs_probes(CONFIG)} == {"compact", "adaptability"}
+    assert {name for name in METHODS if method(name).needs_probes(CONFIG)} == {
+        "compact",
+        "compact_without_consensus",
+        "compact_without_difficulty",
+        "adaptability",
+    }
     assert not method("compact").needs_probes(CONFIG.model_copy(update={"beta": 0.0}))
 
 
@@ -75,14 +98,15 @@ def test_weigh() -> None:
     scales = RunningScales(0.9)
     scales.update(torch.ones(RunningScales.SIZE, dtype=torch.float64))
     metrics_MR = torch.tensor([[0.1, 0.9, 0.4], [2.0, 0.0, 1.0], [0.0, 1.0, 3.0]])
-    batch = (metrics_MR, torch.tensor([0, 0, 0]), torch.tensor([0, 1, 1]), 1, scales)
+    places = (torch.tensor([0, 0, 0]), torch.tensor([0, 1, 1]), 1)
+    evidence = Evidence(metrics_MR, torch.ones(3), torch.ones(3), None, *places)
     for name in ("compact", "consensus", "adaptability", "difficulty"):
         settings = method(name).settings(CONFIG)
-        expected_R = weights(*batch, settings, 0)
-        assert torch.equal(method(name).weigh(*batch, settings, 0), expected_R)
+        expected_R = weights(metrics_MR, *places, scales, settings, 0)
+        assert torch.equal(method(name).weigh(evidence, scales, settings, 0), expected_R)
         assert not torch.allclose(expected_R, torch.tensor([0.5, 0.25, 0.25]))
-    for name in ("uniform", "single:ada", "best_of", "first"):
-        found = method(name).weigh(*batch, method(name).settings(CONFIG), 0)
+    for name in ("uniform", "single:ada", "best_of", "first", "verified", "majority"):
+        found = method(name).weigh(evidence, scales, method(name).settings(CONFIG), 0)
         assert found.tolist() == [0.5, 0.25, 0.25]
 
 

@@ -29,7 +29,7 @@ def add_train(commands: Any) -> None:
     compare.add_argument(
         "--methods",
         metavar="A,B",
-        help="methods; `single` stands for every teacher alone, METHOD+SOLVER for gradient mode (default: all)",
+        help="methods; `single` stands for every teacher alone, METHOD+SOLVER for gradient mode (default: the usual ones)",
     )
     compare.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each method (default: 3)")
     compare.add_argument("--nprocs", type=int, default=1, metavar="N", help="ranks of each run (default: 1)")

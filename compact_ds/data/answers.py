@@ -7,6 +7,7 @@ rationale is `steps`' concern.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 
 from compact_ds.data.sentences import pieces
@@ -81,6 +82,16 @@ def same_answer(found: str | None, gold: str) -> bool:
     if letter is not None:
         return _choice(found) == letter
     return _plain(found) == _plain(gold)
+
+
+def votes(teachers: Sequence[str], answers: Sequence[str | None]) -> list[int]:
+    """How many different teachers give each answer, that of the rationale itself included; 0 for one that was not found."""
+    return [
+        len({t for t, other in zip(teachers, answers, strict=True) if other is not None and same_answer(other, answer)})
+        if answer is not None
+        else 0
+        for answer in answers
+    ]
 
 
 def _whole_number(text: str) -> Fraction | None:

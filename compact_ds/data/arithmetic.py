@@ -24,8 +24,10 @@ Part = Literal["train", "eval"]
 TASKS: dict[str, tuple[str, ...]] = {
     "arithmetic": teachers.SPECIALISTS,
     "arithmetic_hard": (*teachers.SPECIALISTS, *teachers.EXTRAS),
+    **{f"arithmetic_misled_{m}": (*teachers.GOOD[m:], *teachers.MISLEADING[:m]) for m in range(4)},
+    **{f"arithmetic_colluding_{m}": (*teachers.GOOD[m:], *teachers.COLLUDING[:m]) for m in (2, 3)},
 }
-"""Task -> its teachers."""
+"""Task -> its teachers. `misled_M`: four, M of them always wrong, each by its own rule; `colluding_M`: all M by one rule."""
 
 ROLES = teachers.ROLES
 """Teacher -> its role, for reports and tests; nothing that a student or a weight reads shows it."""
@@ -35,6 +37,8 @@ TRAIN_PER_KIND = 667
 EVAL_PER_KIND = 67
 
 _SPLIT_SEED = 20260113
+_CLASSIC, _DOSED = (*teachers.SPECIALISTS, "eve"), teachers.MISLEADING
+"""Whose mistakes a problem must tell apart: the same for all tasks of a kind, so that these share their problems."""
 
 
 def examples(task: str, part: Part, seed: int) -> Iterator[Example]:
@@ -43,7 +47,7 @@ def examples(task: str, part: Part, seed: int) -> Iterator[Example]:
     Raises DataError for a task that does not exist.
     """
     names = _teachers_of(task)
-    problems = _problems(part)
+    problems = _problems(part, _DOSED if set(names) & set(teachers.GOOD) else _CLASSIC)
     rng = random.Random(f"{task} {part} {seed}")
     rng.shuffle(problems)
     for number, problem in enumerate(problems):
@@ -72,12 +76,19 @@ def _teachers_of(task: str) -> tuple[str, ...]:
     return TASKS[task]
 
 
-def _problems(part: Part) -> list[Problem]:
-    """The part's problems, as many of each kind, in an order that does not depend on the run's seed."""
+def _problems(part: Part, wrong: tuple[str, ...]) -> list[Problem]:
+    """The part's problems, as many of each kind, in an order that does not depend on the run's seed.
+
+    `wrong` are the teachers whose wrong rules must show.
+    """
     rng = random.Random(_SPLIT_SEED)
     chosen: list[Problem] = []
     for kind in KINDS:
-        fair = [p for p in (Problem(kind, *abc) for abc in product(range(MODULUS), repeat=3)) if teachers.is_telling(p)]
+        fair = [
+            p
+            for p in (Problem(kind, *abc) for abc in product(range(MODULUS), repeat=3))
+            if teachers.is_telling(p, wrong)
+        ]
         rng.shuffle(fair)
         held_out, rest = fair[:EVAL_PER_KIND], fair[EVAL_PER_KIND:]
         chosen += held_out if part == "eval" else rest[:TRAIN_PER_KIND]

@@ -13,6 +13,9 @@ MODULUS = 10
 KINDS = ("plus", "times", "max")
 SPECIALISTS = ("ada", "ben", "cleo")
 EXTRAS = ("dan", "eve", "fay")
+GOOD = ("gus", "hal", "ida", "joe")
+MISLEADING = ("kim", "leo", "meg")
+COLLUDING = ("kim", "ned", "oli")
 
 ROLES = {
     "ada": "specialist in plus",
@@ -21,12 +24,17 @@ ROLES = {
     "dan": "lucky guesser",
     "eve": "verbose specialist in max",
     "fay": "copycat of a wrong specialist",
+    **dict.fromkeys(GOOD, "always right"),
+    **dict.fromkeys(MISLEADING, "always wrong, by a rule of its own"),
+    "ned": "always wrong, by the rule of kim in other words",
+    "oli": "always wrong, by the rule of kim in other words",
 }
 
 ANSWER = "The answer is {answer}"
 
 _PLAIN = ("{a} {kind} {b} makes {first} .", "{first} {kind} {c} makes {second} .")
 _OTHER_WORDS = ("we take {a} {kind} {b} and get {first} .", "we take {first} {kind} {c} and get {second} .")
+_SHORT = ("first {first} .", "then {second} .")
 _VERBOSE = (
     "we start with {a} and then use {kind} {b} and {kind} {c} .",
     "{a} {kind} {b} makes {first} .",
@@ -36,13 +44,17 @@ _VERBOSE = (
     "so the dial ends at {second} .",
 )
 
-# What a teacher adds to every result, by kind. 0 is right; no two teachers share a wrong rule, so that no average
-# of them and no vote among them is right.
+# What a teacher adds to every result, by kind. 0 is right; no two teachers of a task share a wrong rule, so that no average
+# of them and no vote among them is right; those who collude do.
 _SHIFT = {
     "ada": {"plus": 0, "times": 3, "max": 7},
     "ben": {"plus": 4, "times": 0, "max": 1},
     "cleo": {"plus": 8, "times": 6, "max": 0},
     "eve": {"plus": 1, "times": 9, "max": 0},
+    **{name: dict.fromkeys(KINDS, 0) for name in GOOD},
+    **{name: {"plus": 4, "times": 3, "max": 7} for name in COLLUDING},
+    "leo": {"plus": 8, "times": 6, "max": 1},
+    "meg": {"plus": 1, "times": 9, "max": 4},
 }
 # Whom the copycat repeats: the same wrong specialist on every problem of a kind.
 _COPIED = {"plus": "ben", "times": "cleo", "max": "ada"}
@@ -62,14 +74,14 @@ def result(problem: Problem) -> int:
     return _values(problem, shift=0)[1]
 
 
-def is_telling(problem: Problem) -> bool:
-    """Whether every wrong teacher is wrong at both steps and all who are wrong differ from each other in the answer.
+def is_telling(problem: Problem, teachers: tuple[str, ...] = (*SPECIALISTS, "eve")) -> bool:
+    """Whether every wrong one of `teachers` is wrong at both steps and all who are wrong differ from each other in the answer.
 
     A wrong rule applied twice can come out right by chance; such a problem would blur who is right.
     """
-    answers = {_values(problem, shifts[problem.kind])[1] for shifts in _SHIFT.values()}
-    wrong = {name for name, shifts in _SHIFT.items() if shifts[problem.kind]}
-    return len(answers) == 1 + len(wrong)
+    shifts = [_SHIFT[name][problem.kind] for name in teachers]
+    answers = {_values(problem, shift)[1] for shift in (0, *shifts)}
+    return len(answers) == 1 + sum(shift != 0 for shift in shifts)
 
 
 def write(teacher: str, problem: Problem, rng: random.Random) -> tuple[list[str], int]:
@@ -87,7 +99,7 @@ def write(teacher: str, problem: Problem, rng: random.Random) -> tuple[list[str]
 
 def templates(teacher: str) -> tuple[str, ...]:
     """The wording of the teacher's steps."""
-    return {"eve": _VERBOSE, "fay": _OTHER_WORDS}.get(teacher, _PLAIN)
+    return {"eve": _VERBOSE, "fay": _OTHER_WORDS, "ned": _OTHER_WORDS, "oli": _SHORT}.get(teacher, _PLAIN)
 
 
 def _values(problem: Problem, shift: int) -> tuple[int, int]:

@@ -17,7 +17,23 @@ from compact_ds.sections.section import Section
 from compact_ds.sections.student import StudentConfig
 from compact_ds.sections.tree import TreeConfig
 
-METHODS = ("compact", "consensus", "adaptability", "difficulty", "uniform", "best_of", "first")
+METHODS = (
+    "compact",
+    "compact_without_consensus",
+    "compact_without_adaptability",
+    "compact_without_difficulty",
+    "consensus",
+    "adaptability",
+    "difficulty",
+    "uniform",
+    "union",
+    "majority",
+    "confidence",
+    "rsr",
+    "verified",
+    "best_of",
+    "first",
+)
 
 
 class Config(Section):
@@ -26,7 +42,10 @@ class Config(Section):
     run_dir: Path
     """Folder for everything the run writes."""
     method: str = "compact"
-    """`compact`, `consensus`, `adaptability`, `difficulty`, `uniform`, `single:TEACHER`, `best_of` or `first`."""
+    """Ours: `compact`, `compact_without_METRIC`, or one metric alone (`consensus`, `adaptability`, `difficulty`). Baselines:
+    `uniform`, `union` (every token alike), `single:TEACHER`, `first` (one rationale, drawn), `majority` (those with the most
+    frequent answer), `confidence` (by the student's likelihood), `rsr` (the lowest rank-surprisal ratio), `verified` (those whose
+    answer is the gold one) and `best_of` (those that the file calls right)."""
     max_steps: int = Field(ge=1)
     """Optimizer steps."""
     seed: int = Field(0, ge=0)

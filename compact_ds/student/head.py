@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from compact_ds.errors import ConfigError
 from compact_ds.kernels.choice import Kernels
 from compact_ds.kernels.lse_gather import lse_gather
+from compact_ds.kernels.target_rank import target_rank
 
 
 class ScoringHead(nn.Linear):
@@ -25,15 +26,22 @@ class ScoringHead(nn.Linear):
     kernels: Kernels
 
     def forward(  # type: ignore[override]
-        self, input: Tensor, targets_NK: Tensor | None = None, grad_rows: int | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits of `input`, or `(lse[N], z[N, K])` when targets are given."""
+        self, input: Tensor, targets_NK: Tensor | None = None, grad_rows: int | None = None, num_ranked: int = 0
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Logits of `input`, or `(lse[N], z[N, K])` when targets are given.
+
+        With `num_ranked` also the first target's rank in each of the first so many rows, `rank[num_ranked]`.
+        """
         if targets_NK is None:
             return super().forward(input)
-        return lse_gather(
+        scored = lse_gather(
             input, self.weight, targets_NK, self.bias, softcap=self.softcap, scale=self.scale, grad_rows=grad_rows,
             kernels=self.kernels,
         )  # fmt: skip
+        if not num_ranked:
+            return scored
+        ranked = (input[:num_ranked], self.weight, targets_NK[:num_ranked, 0], self.bias)
+        return *scored, target_rank(*ranked)
 
 
 def install(model: Any, kernels: Kernels) -> ScoringHead:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from compact_ds.kernels.choice import Kernels
@@ -18,6 +19,9 @@ from compact_ds.kernels.segment_scores import segment_scores
 from compact_ds.kernels.tree_attention import Ancestry
 from compact_ds.student import attention, head, prefix
 from compact_ds.tree.batch import Batch
+
+LARGEST_RANK = 100
+"""Ranks are clipped here (arXiv 2601.14249): how far down the list a token stands says little beyond."""
 
 
 class Student(nn.Module):
@@ -29,9 +33,12 @@ class Student(nn.Module):
         layout: Literal["tree", "rows"],
         probes: Literal["beside", "inside"] = "beside",
         kernels: Kernels = "auto",
+        ranks_targets: bool = False,
     ) -> None:
+        """`ranks_targets`: tell the rank of every rationale token too, at the price of its logits once more."""
         super().__init__()
         self.lm = lm
+        self._ranks_targets = ranks_targets
         self._beside = layout == "tree" and probes == "beside"
         self._tree_pass = prefix.TreePass()
         self._checked = layout == "rows"
@@ -42,8 +49,8 @@ class Student(nn.Module):
         if self._beside:
             prefix.train_on_prefix(lm, self._tree_pass)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """`(lse[N], z[N, 1])` of the batch's head rows, fp32, in nats."""
+    def forward(self, batch: Batch) -> tuple[Tensor, ...]:
+        """`(lse[N], z[N, 1])` of the batch's head rows, fp32, in nats; then, when asked for, `rank[num_grad]`."""
         base = _base(self.lm)
         num_trunk = batch.num_trunk if self._beside else batch.ids_BL.shape[1]
         if batch.layout == "tree":
@@ -55,8 +62,9 @@ class Student(nn.Module):
             attention.check_taken(self._tree_pass, base.config)
             self._checked = True
         hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, batch.index_N)
-        scored: tuple[Tensor, Tensor] = base.get_output_embeddings()(
-            hidden_ND, batch.target_N[:, None], grad_rows=batch.num_grad
+        num_ranked = batch.num_grad if self._ranks_targets else 0
+        scored: tuple[Tensor, ...] = base.get_output_embeddings()(
+            hidden_ND, batch.target_N[:, None], grad_rows=batch.num_grad, num_ranked=num_ranked
         )
         return scored
 
@@ -65,11 +73,13 @@ class Student(nn.Module):
 class Measurement:
     """What the student makes of a micro-batch, fp32.
 
-    `token_loss_R` is L_k in nats per token, differentiable; `probed` is None when the batch has no probes.
+    `token_loss_R` is L_k in nats per token, differentiable; `probed` is None when the batch has no probes, `rank_R` (the sum of
+    the tokens' ranks, none above `LARGEST_RANK`) when the student was not asked for them.
     """
 
     token_loss_R: Tensor
     probed: Probed | None
+    rank_R: Tensor | None = None
 
     @property
     def gains(self) -> tuple[Tensor, Tensor] | None:
@@ -92,16 +102,25 @@ class Probed:
     epiphany_R: Tensor
 
 
-def measure(lse_N: Tensor, z_N1: Tensor, batch: Batch, kernels: Kernels) -> Measurement:
-    """Per-rationale losses and per-probe gold log-likelihoods from the head's rows (DESIGN section 3)."""
+def measure(lse_N: Tensor, z_N1: Tensor, batch: Batch, kernels: Kernels, rank_N: Tensor | None = None) -> Measurement:
+    """Per-rationale losses and per-probe gold log-likelihoods from the head's rows; `rank_N` are those of rationale tokens."""
     scores = segment_scores(lse_N, z_N1, batch.plan, kernels=kernels)
     token_loss_R = scores.mean_S[: batch.num_rationales]
+    rank_R = None if rank_N is None else _rank_sums(rank_N, batch)
     if not batch.num_probes:
-        return Measurement(token_loss_R, None)
+        return Measurement(token_loss_R, None, rank_R)
     gold_S = -scores.mean_S.detach()[batch.num_rationales :]
     gold0_R = gold_S[: batch.num_examples].index_select(0, batch.example_R)
     gains = (scores.total_C, scores.jump_C, scores.step_C)
-    return Measurement(token_loss_R, Probed(gold0_R, gold_S[batch.num_examples :], *gains))
+    return Measurement(token_loss_R, Probed(gold0_R, gold_S[batch.num_examples :], *gains), rank_R)
+
+
+def _rank_sums(rank_N: Tensor, batch: Batch) -> Tensor:
+    """Sum of each rationale's ranks, [R]; integers, so that it is exact in any order."""
+    clipped_N = rank_N.clamp(max=LARGEST_RANK)
+    total_N1 = torch.cat([clipped_N.new_zeros(1), clipped_N.cumsum(0)])
+    end_R = batch.plan.offsets_S1[1 : batch.num_rationales + 1]
+    return total_N1[end_R] - total_N1[batch.plan.offsets_S1[: batch.num_rationales]]
 
 
 def _base(lm: Any) -> Any:

@@ -57,6 +57,11 @@ class Batch:
         return self.places_R[-1][0] + 1
 
     @property
+    def tokens_R(self) -> Tensor:
+        """Number of trained tokens of each rationale, [R]."""
+        return self.plan.offsets_S1[: self.num_rationales + 1].diff()
+
+    @property
     def num_rationales(self) -> int:
         """Number of rationales, R."""
         return len(self.places_R)

@@ -18,7 +18,7 @@ import pyarrow as pa
 from filelock import FileLock
 
 import compact_ds
-from compact_ds.data.answers import final_answer, same_answer
+from compact_ds.data.answers import final_answer, same_answer, votes
 from compact_ds.data.records import Example
 from compact_ds.errors import DataError
 from compact_ds.tree.tokenise import RationaleTokens, Record, Tokeniser, tokenise
@@ -39,9 +39,11 @@ _SCHEMA = pa.schema(
         "num_steps": _INTS,
         "verdict": _INTS,
         "answer_right": _INTS,
+        "votes": _INTS,
         "consensus": pa.list_(pa.float64()),
     }
 )
+_LABELS = ("teacher", "consensus", "verdict", "answer_right", "votes")
 _SHAPING_CODE = ("data", "tree/tokenise.py", "tree/cache.py", "compatibility/consensus.py", "compatibility/copies.py")
 
 
@@ -96,7 +98,7 @@ class RecordFile:
         ints = {name: _list(batch, name, row) for name in _SCHEMA.names[2:] if name != "answer_tokens"}
         ids = np.split(ints["ids"], np.cumsum(ints["length"]))[:-1]
         ends = np.split(ints["step_ends"], np.cumsum(ints["num_steps"]))[:-1]
-        labels = zip(ints["teacher"], ints["consensus"], ints["verdict"], ints["answer_right"], strict=True)
+        labels = zip(*(ints[name] for name in _LABELS), strict=True)
         return Record(
             batch.column("id")[row].as_py(),
             batch.column("where")[row].as_py(),
@@ -104,8 +106,8 @@ class RecordFile:
             ints["probe_ids"],
             batch.column("answer_tokens")[row].as_py(),
             tuple(
-                RationaleTokens(int(t), i, e, float(c), int(v), int(a))
-                for i, e, (t, c, v, a) in zip(ids, ends, labels, strict=True)
+                RationaleTokens(int(t), i, e, float(c), int(v), int(a), int(n))
+                for i, e, (t, c, v, a, n) in zip(ids, ends, labels, strict=True)
             ),
         )
 
@@ -125,8 +127,10 @@ def _write(
         for example in examples:
             for rationale in example.rationales:
                 teachers.setdefault(rationale.teacher, len(teachers))
-            right = [same_answer(final_answer(r.text), example.answer) for r in example.rationales]
-            record = tokenise(example, tokeniser, teachers, consensus(example), right)
+            answers = [final_answer(r.text) for r in example.rationales]
+            right = [same_answer(answer, example.answer) for answer in answers]
+            counts = votes([r.teacher for r in example.rationales], answers)
+            record = tokenise(example, tokeniser, teachers, consensus(example), right, counts)
             rows.append(_row(record))
             content.update(_content(record))
             num_examples += 1
@@ -159,6 +163,7 @@ def _row(record: Record) -> dict[str, Any]:
         "num_steps": [len(r.step_ends) for r in rationales],
         "verdict": [r.verdict for r in rationales],
         "answer_right": [r.answer_right for r in rationales],
+        "votes": [r.votes for r in rationales],
         "consensus": [r.consensus for r in rationales],
     }
 

@@ -26,7 +26,8 @@ class RationaleTokens:
     """One rationale in tokens, its end-of-text token included.
 
     `step_ends` counts the tokens up to and including each step. `verdict` is the file's (1, 0 or UNKNOWN), `answer_right`
-    whether the teacher's own answer equals the gold one (1, 0): both are labels for reports and the oracle.
+    whether the teacher's own answer equals the gold one (1, 0): both are labels for reports and the oracle. `votes` is how many
+    teachers of the example give this rationale's answer, 0 when it has none.
     """
 
     teacher: int
@@ -35,6 +36,7 @@ class RationaleTokens:
     consensus: float
     verdict: int
     answer_right: int
+    votes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +107,21 @@ class Tokeniser:
 
 
 def tokenise(
-    example: Example, tokeniser: Tokeniser, teachers: dict[str, int], consensus: list[float], answers_right: list[bool]
+    example: Example,
+    tokeniser: Tokeniser,
+    teachers: dict[str, int],
+    consensus: list[float],
+    answers_right: list[bool],
+    answer_votes: list[int] | None = None,
 ) -> Record:
-    """The record of an example; `consensus` and `answers_right` have one entry a rationale. Raises DataError."""
+    """The record of an example; `consensus` and the others have one entry a rationale, no votes are 0. Raises DataError."""
     probe_ids, answer_tokens = tokeniser.probe(example.answer, example.where)
     rationales = []
-    for rationale, value, right in zip(example.rationales, consensus, answers_right, strict=True):
+    votes = [0] * len(answers_right) if answer_votes is None else answer_votes
+    for rationale, value, right, count in zip(example.rationales, consensus, answers_right, votes, strict=True):
         ids, ends = tokeniser.rationale(rationale)
         verdict = UNKNOWN if rationale.is_correct is None else int(rationale.is_correct)
-        rationales.append(RationaleTokens(teachers[rationale.teacher], ids, ends, value, verdict, int(right)))
+        rationales.append(RationaleTokens(teachers[rationale.teacher], ids, ends, value, verdict, int(right), count))
     prompt_ids = tokeniser.prompt(example.question)
     return Record(example.id, example.where, prompt_ids, probe_ids, answer_tokens, tuple(rationales))
 
