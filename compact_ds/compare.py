@@ -104,8 +104,8 @@ def survey(base: Config) -> Survey:
 def expand(methods: Sequence[str] | None, look: Callable[[], Survey]) -> list[str]:
     """The methods by their config names, in the order given, once each; `single` becomes every teacher alone.
 
-    None means the `USUAL` ones that the data can serve. `look` is called only where the answer depends on the data. Raises UserError
-    for an unknown method.
+    None means the `USUAL` ones that the data can serve. `look` is called only where the answer depends on the data. Raises
+    UserError for an unknown method.
     """
     if methods is None:
         methods = [name for name in USUAL if name != "best_of" or look().has_verdicts]

@@ -12,12 +12,14 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from compact_ds import config as configuration
+from compact_ds.branches import Branches
 from compact_ds.config import Config
 from compact_ds.engine import checkpoint
 from compact_ds.engine.ranks import Ranks, ranks
@@ -26,8 +28,8 @@ from compact_ds.engine.start import Engine, learning_rate
 from compact_ds.errors import ConfigError
 from compact_ds.evaluation.generation import evaluate, summary, write_rows
 from compact_ds.metrics import METRICS, RunLog, read
-from compact_ds.mixer.gradient_mode import groups_of
-from compact_ds.reference_sets import reference_sets
+from compact_ds.mixer.gradient_mode import Reference, groups_of
+from compact_ds.reference_sets import ReferenceSet, reference_sets
 from compact_ds.step import Step, StepResult
 from compact_ds.student import export
 from compact_ds.student.load import load_lm, load_tokenizer
@@ -96,7 +98,16 @@ class _Run:
             group,
             universal=_is_universal(self._from),
         )
-        self.stepper = Step(config, data, self.engine, group, references)
+        self.stepper = self._stepper(references)
+
+    def _stepper(self, references: Mapping[Reference, ReferenceSet]) -> Step | Branches:
+        if self.config.method != "mot":
+            return Step(self.config, self.data, self.engine, self.group, references)
+        alone = {
+            teacher: TrainingSet(self.config.model_copy(update={"method": f"single:{teacher}"}), self.tokeniser)
+            for teacher in self.data.teachers
+        }
+        return Branches(self.config, alone, self.engine, self.group)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one. Raises ConfigError when it belongs to another run."""

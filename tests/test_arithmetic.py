@@ -142,7 +142,7 @@ def test_the_copycat_repeats_a_wrong_specialist_in_other_words() -> None:
 
 
 def test_every_teacher_has_a_role() -> None:
-    assert set(ROLES) == {rationale.teacher for example in HARD for rationale in example.rationales}
+    assert set(ROLES) == {teacher for teachers in TASKS.values() for teacher in teachers}
 
 
 @pytest.mark.parametrize("call", [lambda: next(examples("arithmetics", "train", 0)), lambda: vocabulary("arithmetics")])

@@ -16,6 +16,7 @@ from compact_ds.config import Config, OptimizerConfig
 from compact_ds.engine.gradient_shards import gradient_shards
 from compact_ds.engine.ranks import Ranks
 from compact_ds.engine.traffic import Traffic
+from compact_ds.engine.trained_state import TrainedState
 from compact_ds.errors import ConfigError
 
 _OURS = {
@@ -51,6 +52,7 @@ class Engine:
         self.traffic = Traffic(ranks.world_size)
         self.deepspeed, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=self.settings)
         self.shards = gradient_shards(self.deepspeed, self.zero_stage)
+        self.trained_state = TrainedState(self.deepspeed)
         self._ranks = ranks
 
     @property

@@ -43,6 +43,8 @@ class MixerConfig(Section):
     groups: dict[str, list[str]] = Field(default_factory=dict)
     """Teachers that share one gradient, by a name of the group; a teacher in no group is one of its own. Weights stay per
     (question, teacher)."""
+    merge_every: int = Field(25, ge=1)
+    """Optimizer steps between merges of the teachers' branches under `method: mot`."""
     max_bad: int = Field(3, ge=0)
     """A teacher whose gradient is not finite (in `gradient` mode), or a guarding retention batch, is left out of that step and
     named; after more than so many steps in a row the run stops with a checkpoint."""

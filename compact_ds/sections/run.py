@@ -30,6 +30,7 @@ METHODS = (
     "majority",
     "confidence",
     "rsr",
+    "mot",
     "verified",
     "best_of",
     "first",
@@ -44,8 +45,9 @@ class Config(Section):
     method: str = "compact"
     """Ours: `compact`, `compact_without_METRIC`, or one metric alone (`consensus`, `adaptability`, `difficulty`). Baselines:
     `uniform`, `union` (every token alike), `single:TEACHER`, `first` (one rationale, drawn), `majority` (those with the most
-    frequent answer), `confidence` (by the student's likelihood), `rsr` (the lowest rank-surprisal ratio), `verified` (those whose
-    answer is the gold one) and `best_of` (those that the file calls right)."""
+    frequent answer), `confidence` (by the student's likelihood), `rsr` (the lowest rank-surprisal ratio), `mot` (a branch a
+    teacher, merged every `mixer.merge_every` steps), `verified` (those whose answer is the gold one) and `best_of` (those that
+    the file calls right)."""
     max_steps: int = Field(ge=1)
     """Optimizer steps."""
     seed: int = Field(0, ge=0)
@@ -72,9 +74,20 @@ class Config(Section):
             raise ConfigError(
                 "mixer.solver", self.mixer.solver, "sum, which is what loss mode computes", "set mixer.mode=gradient"
             )
+        if self.method == "mot":
+            self._merges_where_it_must()
         if (self.student.model == "scratch") != (self.student.scratch is not None):
             found = "scratch" if self.student.scratch else "no student.scratch"
             raise ConfigError(
                 "student.scratch", found, "the shape exactly when student.model is scratch", "set both or neither"
             )
         return self
+
+    def _merges_where_it_must(self) -> None:
+        """Between merges there are several students: none of them is the one to save or to measure."""
+        if self.mixer.mode != "loss" or self.mixer.retain is not None:
+            raise ConfigError("method", "mot", "mixer.mode=loss without mixer.retain", "use another method")
+        for key, every in (("checkpoint_every", self.checkpoint_every), ("evaluation.every", self.evaluation.every)):
+            if every % self.mixer.merge_every:
+                expected = f"a multiple of mixer.merge_every={self.mixer.merge_every} under method mot"
+                raise ConfigError(key, every, expected, "change one of the two")

@@ -1,0 +1,66 @@
+"""All that an optimizer's step changes on this rank, as named tensors: to copy, to put back, to average.
+
+Owns where DeepSpeed keeps parameters, their fp32 masters and the moments at each ZeRO stage. Frozen parameters are not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_MASTERS = ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition")
+
+Copy = dict[str, Tensor]
+"""A copy of the state by name, on the device of each tensor."""
+
+
+class TrainedState:
+    """The trained state of one DeepSpeed engine; copies of it may be put back at any time between steps."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    @torch.no_grad()
+    def copy(self) -> Copy:
+        """The state as it is now."""
+        return {name: tensor.clone() for name, tensor in self._tensors()}
+
+    @torch.no_grad()
+    def put(self, copy: Copy) -> None:
+        """Make the state what it was; moments that did not exist then become zero, which is how an optimizer begins."""
+        for name, tensor in self._tensors():
+            if name in copy:
+                tensor.copy_(copy[name])
+            else:
+                tensor.zero_()
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for i, p in enumerate(p for p in self._engine.module.parameters() if p.requires_grad):
+            if not hasattr(p, "ds_tensor"):
+                yield f"parameter {i}", p.data
+                continue
+            yield f"shard {i}", p.ds_tensor.data
+            # ZeRO-3 keeps small parameters whole beside their shards.
+            if p.numel() == p.ds_numel:
+                yield f"parameter {i}", p.data
+        optimizer = self._engine.optimizer
+        for kind in _MASTERS:
+            for i, master in enumerate(getattr(optimizer, kind, ())):
+                yield f"{kind} {i}", master.data
+        inner = getattr(optimizer, "optimizer", optimizer)
+        for i, p in enumerate(p for group in inner.param_groups for p in group["params"]):
+            for key, value in sorted(inner.state.get(p, {}).items()):
+                if isinstance(value, Tensor):
+                    yield f"{key} {i}", value
+
+
+@torch.no_grad()
+def mean(copies: Sequence[Copy]) -> Copy:
+    """The mean of several copies, tensor by tensor, in the type of each."""
+    return {
+        name: torch.stack([copy[name].double() for copy in copies]).mean(0).to(tensor.dtype)
+        for name, tensor in copies[0].items()
+    }

@@ -1,0 +1,56 @@
+"""Merge-of-Thought: after one round the student is the mean of the students that each teacher alone would have made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from processes import start
+from safetensors.torch import load_file
+
+from compact_ds.config import load
+from compact_ds.engine.trained_state import mean
+from compact_ds.errors import ConfigError
+
+SMALL = ("max_steps=3", "data.batch_size=4", "data.teachers=[ada,ben]", "data.limit=40", "evaluation.limit=2")
+
+
+def _final(folder: Path, *overrides: str) -> dict[str, torch.Tensor]:
+    command = ["-m", "compact_ds.cli", "train", "arithmetic", f"run_dir={folder}", *SMALL, *overrides]
+    codes, outputs = start(command, world_size=1)
+    assert codes == [0], outputs[0]
+    return load_file(folder / "final" / "model.safetensors")
+
+
+@pytest.mark.slow
+def test_a_round_ends_in_the_mean_of_the_branches(tmp_path: Path) -> None:
+    merged = _final(tmp_path / "mot", "method=mot", "mixer.merge_every=3")
+    alone = [_final(tmp_path / teacher, f"method=single:{teacher}") for teacher in ("ada", "ben")]
+    moved = 0.0
+    for name, tensor in merged.items():
+        expected = (alone[0][name].double() + alone[1][name].double()) / 2
+        # One rounding to fp32 of numbers below 4 parts the two.
+        assert torch.allclose(tensor.double(), expected, atol=2.5e-7, rtol=0), name
+        moved = max(moved, float((alone[0][name] - alone[1][name]).abs().max()))
+    assert moved > 1e-3  # the branches did go apart
+
+
+def test_the_mean_of_copies() -> None:
+    copies = [
+        {"a": torch.tensor([1.0, 4.0]), "b": torch.tensor(1)},
+        {"a": torch.tensor([2.0, -4.0]), "b": torch.tensor(3)},
+    ]
+    assert {name: tensor.tolist() for name, tensor in mean(copies).items()} == {"a": [1.5, 0.0], "b": 2}
+
+
+@pytest.mark.parametrize("key", ["checkpoint_every=10", "evaluation.every=10"])
+def test_a_checkpoint_between_merges_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=r"every: found 10; expected a multiple of mixer.merge_every=25"):
+        load("arithmetic", ["method=mot", key])
+    load("arithmetic", ["method=mot", key, "mixer.merge_every=5"])
+
+
+def test_surgery_on_branches_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"method: found mot; expected mixer.mode=loss"):
+        load("arithmetic", ["method=mot", "mixer.mode=gradient"])
