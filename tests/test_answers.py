@@ -140,3 +140,16 @@ def test_verdicts_of_the_source_are_reproduced() -> None:
             assert same_answer(final_answer(rationale["text"]), example["answer"]) == rationale["is_correct"]
             verdicts += 1
     assert verdicts == 3600
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("3 + 4 = 7\n\n## Answer\n7 apples", "7 apples"),
+        ("**Final Answer**\n\n\\[\n\\boxed{280}\n\\]\n", "280"),
+        ("So \\(x = \\boxed{\\frac{\\sqrt{3}}{2}}\\).", "\\frac{\\sqrt{3}}{2}"),
+        ("The answer is\n$$x = 12$$", "12"),
+    ],
+)
+def test_an_answer_under_a_heading_or_in_a_box(text: str, answer: str) -> None:
+    assert final_answer(text) == answer

@@ -21,8 +21,10 @@ _SUBJECT = (
     rf"(?:(?:(?:the|our|my|its)\s+)?(?:{_ADJECTIVE}){{0,3}}answer(?:\s+(?:to|for|of)\s+(?:the|this)\s+\w+)?"
     rf"|(?:the|our|my)\s+(?:{_ADJECTIVE}){{1,3}}(?:choice|option))"
 )
+# "## Answer" or "**Final answer**" on a line of its own; the answer is on the next.
+_HEADING = rf"(?:#{{1,6}}[ \t]*|\*\*|__)[*_]*(?:the\s+)?(?:{_ADJECTIVE}){{0,3}}answer[*_]*[ \t]*\n\s*"
 CONCLUSION = re.compile(
-    rf"####\s*|\b{_SUBJECT}[*_]*{_VERB}(?!\s+not\b)\s*[:=]?[*_]*\s*:?",
+    rf"####\s*|{_HEADING}|\b{_SUBJECT}[*_]*{_VERB}(?!\s+not\b)\s*[:=]?[*_]*\s*:?",
     re.IGNORECASE,
 )
 """The words that announce an answer; what follows them is the answer."""
@@ -42,7 +44,9 @@ _CHOICE = re.compile(
 )
 # "D because ..." names choice D, "A bank" and "I think" do not name choices.
 _BARE_CHOICE = re.compile(r"([B-HJ-Z])(?=\s)")
-_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
+BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
+"""An answer in a box, as deep in braces as a fraction of roots is."""
+
 _ARTICLE = re.compile(r"\b(?:the|a|an)\b")
 
 
@@ -52,15 +56,16 @@ def final_answer(text: str) -> str | None:
     Of a calculation (`The answer is 40 + 50 = 90.`) it is what stands after the last equals sign; without an answer
     sentence a last `\\boxed{...}` counts as one.
     """
-    announced = list(CONCLUSION.finditer(text)) or list(_BOXED.finditer(text))
+    announced = list(CONCLUSION.finditer(text)) or list(BOXED.finditer(text))
     if not announced:
         return None
     last = announced[-1]
     words = last.group() if last.re is CONCLUSION else ""
-    line = text[last.start() + len(words) :].lstrip().split("\n", 1)[0]
+    rest = text[last.start() + len(words) :].lstrip()
+    line = rest if rest.startswith(("\\[", "$$")) else rest.split("\n", 1)[0]
     # Cut together with what announces it: "7. He is glad" alone reads like item 7 of a list.
     sentence = pieces(f"{words.rstrip()} {line}")[0][len(words.rstrip()) :]
-    boxed = _BOXED.search(sentence)
+    boxed = BOXED.search(sentence)
     answer = boxed.group(1) if boxed else sentence.rpartition("=")[2]
     answer = answer.strip().strip("*_`\"'“”").rstrip(".!").strip().strip("*_`\"'“”$").strip()
     return answer or None

@@ -31,8 +31,11 @@ _STARTER = re.compile(
 
 # How many characters on either side of a place decide whether a sentence ends there; keeps the work linear in the text.
 _VIEW = 200
-_PROTECTED = re.compile(r"<<[^<>]*>>|\\\[(?:(?!\\\[).)*?\\\]|\\\((?:(?!\\\().)*?\\\)|\$\$.*?\$\$|```.*?```", re.DOTALL)
-_STOP = re.compile(r"""(?<![.!?])[.!?]+["'\u201d\u2019)\]*_]*(?=\s)|(?<=[a-z0-9)%])[.!?](?=[A-Z](?:[a-z]|:\s))""")
+_TABLE = r"(?m:^)[ \t]*\|[^\n]*\|[ \t]*(?:\n[ \t]*\|[^\n]*\|[ \t]*)+"
+_PROTECTED = re.compile(
+    r"<<[^<>]*>>|\\\[(?:(?!\\\[).)*?\\\]|\\\((?:(?!\\\().)*?\\\)|\$\$.*?\$\$|```.*?```|" + _TABLE, re.DOTALL
+)
+_STOP = re.compile(r"""(?<![.!?])[.!?]+["'\u201d\u2019)\]*_$\\]*(?=\s)|(?<=[a-z0-9)%])[.!?](?=[A-Z](?:[a-z]|:\s))""")
 _GAP = re.compile(r"\s+")
 # "... = 15Therefore, the answer is 15": the full stop was lost in the teacher's output.
 _GLUED = re.compile(r"(?<=[0-9a-z)])(?=(?:Therefore|Thus|Hence|So),?\s|The answer\s)")
@@ -43,6 +46,21 @@ _AFTER_COLON = re.compile(r"[:;]\s+\(?\d{1,2}\Z")
 _OPEN_EQUATION = re.compile(r"(?:[=≈≠<>+\u00d7÷·/:]|\s[-*])\s*\Z")
 _MORE_EQUATION = re.compile(r"\s*[=≈≠+\u00d7÷·]")
 _LIST_ITEM = re.compile(r"\s*(?:[-*+•]\s|\(?\d{1,3}[.)]\s)")
+# A line that announces the next ones: a heading in either of markdown's forms, a rule across the page, an opening tag.
+_HEADING = re.compile(
+    r"#{1,6}\s+[*_]*[A-Za-z].*|\*\*(?:(?:step|part|case)?\s*\d{1,3}\s*[.:)]\s*)?[A-Za-z][^\d=.!?:*]*\*\*"
+    r"|-{3,}|\*{3,}|_{3,}|<\w+>",
+    re.IGNORECASE,
+)
+_CLOSING_TAG = re.compile(r"</\w+>\s*\Z")
+_CLOSED_BELOW = re.compile(r"\s*</\w+>")
+# A line that does not end its sentence goes on with displayed mathematics, a table or one of these words.
+_SENTENCE_END = re.compile(r"""[.!?;:]["'\u201d\u2019)\]*_$\\]*\s*\Z""")
+_GOES_ON = re.compile(
+    r"\s*(?:\\\[|\$\$|\\begin\b|\||(?:and|or|but|where|which|with|of|for|to|by|is|are|than|because|since|from)\s)"
+)
+_CAPITALISED = re.compile(r"\s*[A-Z][a-z]")
+_VARIABLE = re.compile(r"\s*\$?[a-z]\s*[=+*/<>^-]")
 _LAST_WORD = re.compile(r"""([^\s("'\u201c\u2018,;:]+)\Z""")
 _NEXT_WORD = re.compile(r"""\s*["'\u201c\u2018(\[*_$#]*([\w']+)?""")
 
@@ -51,8 +69,8 @@ def pieces(text: str) -> list[str]:
     """The sentences and lines of `text` in order; joined they give `text` back.
 
     White space goes with what follows it, at the end of the text with what stands before it. No piece is blank unless
-    `text` is. Numbers, abbreviations, `<<3*4=12>>` marks, display mathematics and an equation that runs over several
-    lines stay whole; a list marker stays with its item.
+    `text` is. Numbers, abbreviations, `<<3*4=12>>` marks, display mathematics, code, tables and an equation or sentence
+    that runs over several lines stay whole; a list marker stays with its item, a heading with what follows.
     """
     found: list[str] = []
     start, content, end = 0, _content(text, 0), len(text.rstrip())
@@ -88,20 +106,29 @@ def _ends(text: str, start: int, place: int) -> bool:
     if place - start <= _VIEW and _MARKER.match(before):
         return False
     if "\n" in after[: len(after) - len(after.lstrip())]:
-        return not _equation_goes_on(before, after)
+        return not _goes_on(before, after)
     following = _NEXT_WORD.match(after)
     word = (following.group(1) or "") if following else ""
-    if word[:1].islower():
+    if word[:1].islower() and not _VARIABLE.match(after):
         return False
-    stop = before.rstrip("\"'\u201d\u2019)]*_")
+    stop = before.rstrip("\"'\u201d\u2019)]*_$\\")
     return not stop.endswith(".") or _full_stop_ends(stop.rstrip("."), word)
 
 
-def _equation_goes_on(before: str, after: str) -> bool:
-    """Whether a line break stands inside an equation or between a colon and what it announces."""
+def _goes_on(before: str, after: str) -> bool:
+    """Whether a line break stands inside an equation or sentence, after a heading, or between a colon and what it announces."""
+    line = before.rpartition("\n")[2].strip()
+    if _CLOSING_TAG.search(line):
+        return False
+    if _HEADING.fullmatch(line) or _CLOSED_BELOW.match(after):
+        return True
     if _LIST_ITEM.match(after):
         return False
-    return bool(_OPEN_EQUATION.search(before) or _MORE_EQUATION.match(after))
+    if _OPEN_EQUATION.search(before) or _MORE_EQUATION.match(after):
+        return True
+    if before.endswith(","):
+        return not _CAPITALISED.match(after)
+    return bool(_GOES_ON.match(after)) and not _SENTENCE_END.search(before) and not line.endswith("|")
 
 
 def _full_stop_ends(before: str, next_word: str) -> bool:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from compact_ds.data.answers import CONCLUSION
+from compact_ds.data.answers import BOXED, CONCLUSION
 from compact_ds.data.sentences import pieces
 
 _LINK = (
@@ -19,7 +19,6 @@ _LINK = (
 )
 # What may stand between a step and the announcement of an answer and belongs to the announcement.
 _LEAD_IN = re.compile(rf"(?:[\s,;:\u2014\u2013-]|\*\*|__|\b{_LINK}\b)*\Z", re.IGNORECASE)
-_ONLY_BOXED = re.compile(r"[\s$\\()\[\]*.]*\\?boxed\{[^{}]*\}[\s$\\()\[\]*.]*", re.IGNORECASE)
 _LONGEST_LEAD_IN = 60
 # A lead-in of so few words without a number ("Looking again,") says nothing that a probe could learn from.
 _EMPTY_WORDS = 3
@@ -86,10 +85,11 @@ def _answer_start(text: str) -> int:
 
 def _conclusion(piece: str) -> int | None:
     """Where in a sentence its conclusion starts, lead-in included; None when the sentence does not conclude."""
-    if _ONLY_BOXED.fullmatch(piece):
-        return 0
     match = CONCLUSION.search(piece)
-    if match is None or not piece[match.end() :].strip():
+    if match is None:
+        # A box announces with its whole sentence: half a formula is no step.
+        return 0 if BOXED.search(piece) else None
+    if not piece[match.end() :].strip():
         return None
     lead_in = _LEAD_IN.search(piece, max(0, match.start() - _LONGEST_LEAD_IN), match.start())
     place = lead_in.start() if lead_in else match.start()
