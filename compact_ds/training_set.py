@@ -39,7 +39,8 @@ class TrainingSet:
 
     def __init__(self, config: Config, tokeniser: Tokeniser) -> None:
         self._config = config
-        shaping = config.data.model_dump(mode="json", include={"split", "fields", "limit", "mislead", "teachers"})
+        shapes = {"split", "fields", "limit", "mislead", "teachers", "max_steps"}
+        shaping = config.data.model_dump(mode="json", include=shapes)
         key = cache_key(config.data.train, {**shaping, "seed": _DATA_SEED}, tokeniser)
         file = (config.data.cache_dir or _DEFAULT_CACHE) / f"{key}.arrow"
         ensure(file, self._read, tokeniser, self._consensus)

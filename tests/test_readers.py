@@ -91,6 +91,19 @@ def test_misleading_teachers_are_added_after_the_filter(write: Callable[..., Pat
     assert [r.teacher for r in example.rationales] == ["ann", "mislead-1", "mislead-2"]
 
 
+def test_long_rationales_are_thinned_and_keep_their_text(write: Callable[..., Path]) -> None:
+    text = "".join(f"{i} + 1 = {i + 1}\n" for i in range(100)) + "The answer is 100"
+    file = write(row(rationales=[{"teacher": "ann", "text": text}]))
+    assert [
+        len(all_of(file, **settings)[0].rationales[0].steps) for settings in ({}, {"max_steps": 5}, {"max_steps": None})
+    ] == [
+        50,
+        5,
+        100,
+    ]
+    assert all_of(file, max_steps=5)[0].rationales[0].text == text
+
+
 def test_reading_is_lazy(write: Callable[..., Path]) -> None:
     file = write(row(), "broken")
     assert next(read(str(file), DataConfig(train=str(file)), 0)).id == "q1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_ds.data.answers import final_answer
-from compact_ds.data.steps import cut
+from compact_ds.data.steps import cut, thinned
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -187,6 +188,46 @@ def test_a_known_step_that_concludes_is_no_step() -> None:
 def test_known_steps_that_are_not_in_the_text_are_refused(known: list[str]) -> None:
     with pytest.raises(ValueError, match="step 2"):
         cut("a b\nc d\nThe answer is 5", known)
+
+
+def test_a_long_chain_is_thinned_by_merging_its_short_steps() -> None:
+    steps = ("Wait.", " Hmm.", " So there are 24 in all, which is 3 * 8.", " No.", " Yes!", " Then half of them is 12.")
+    assert thinned(steps, 6) == steps
+    assert thinned(steps, 3) == ("Wait. Hmm.", steps[2], " No. Yes! Then half of them is 12.")
+    assert thinned(steps, 2) == (
+        "Wait. Hmm. So there are 24 in all, which is 3 * 8.",
+        " No. Yes! Then half of them is 12.",
+    )
+    assert thinned(steps, 1) == ("".join(steps),)
+
+
+@given(st.lists(st.text("ab ", min_size=1, max_size=9), max_size=40), st.integers(1, 12))
+def test_thinning_only_takes_boundaries_and_no_more_than_its_rule_needs(steps: list[str], most: int) -> None:
+    found = thinned(steps, most)
+    ends, before = list(accumulate(map(len, found))), list(accumulate(map(len, steps)))
+    assert "".join(found) == "".join(steps)
+    assert set(ends) <= set(before)
+    assert len(found) <= most
+    if len(steps) > most:
+        # By definition: the least length at which closing at the first boundary leaves so few steps.
+        for length in range(len("".join(steps)) + 1):
+            closed, start = [], 0
+            for end in before:
+                if end - start >= length or end == before[-1]:
+                    closed.append(end)
+                    start = end
+            if len(closed) <= most:
+                break
+        assert ends == closed
+
+
+def test_a_chain_of_thousands_of_steps_is_thinned_evenly() -> None:
+    text = "".join(f" Then {i} + 1 = {i + 1}.{' Wait.' * (i % 3)}" for i in range(3000))
+    found = thinned(cut(text)[0], 64)
+    sizes = [len(step) for step in found]
+    assert "".join(found) == text
+    assert len(found) >= 60
+    assert max(sizes) < 1.1 * sum(sizes) / len(sizes)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the development data is not beside this checkout")

@@ -122,7 +122,7 @@ def _stats(arguments: argparse.Namespace) -> int:
     from compact_ds.data.readers import read
     from compact_ds.data.stats import stats, table
 
-    data = DataConfig(train=arguments.source, split=arguments.split)
+    data = DataConfig(train=arguments.source, split=arguments.split, max_steps=None)
     figures = stats(read(data.train, data, seed=0)) | _trust(data) | _overlaps(data, arguments.against)
     _print(figures, table, arguments.json)
     return 0
@@ -236,7 +236,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from compact_ds.data.readers import read
     from compact_ds.data.verify import verify
 
-    data = DataConfig(train=arguments.source, split=arguments.split)
+    data = DataConfig(train=arguments.source, split=arguments.split, max_steps=None)
     found = verify(read(data.train, data, seed=0), arguments.output, arguments.jobs, arguments.explain, None)
     if arguments.json:
         print(json.dumps(found))

@@ -1,7 +1,8 @@
 """Reads questions with their rationales from where the config says, one at a time, and refuses what is broken.
 
-Owns the kinds of source and the order of what is done to their examples: keep teachers, add misleading ones. How a line
-becomes an `Example` is `schema`'s concern; nothing is tokenised or held here beyond the ids seen.
+Owns the kinds of source and the order of what is done to their examples: keep teachers, thin long chains, add
+misleading teachers. How a line becomes an `Example` is `schema`'s concern; nothing is tokenised or held here beyond
+the ids seen.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from compact_ds.data import arithmetic
 from compact_ds.data.mislead import mislead
 from compact_ds.data.records import Example
 from compact_ds.data.schema import FieldMap
+from compact_ds.data.steps import thinned
 from compact_ds.errors import ConfigError, DataError, nearest
 
 _TASK = "task:"
@@ -31,16 +33,16 @@ def read(source: str, data: DataConfig, seed: int, *, limit: int | None = None) 
 
     `source` is a JSONL file, a folder that `datasets` saved, a `datasets` path or hub id (with a configuration's name
     as `id:name`), or a built-in task: `task:NAME`, held-out part `task:NAME:eval`. `data.teachers` filters the
-    rationales, then `data.mislead` adds to them. An example may come without rationales: a test file's, or one that no
-    kept teacher answered. The generator raises DataError where the source stops making sense, and ConfigError at
-    its end when `data.teachers` names one that the training questions do not have or `data.mislead` could serve none of
-    them.
+    rationales, `data.max_steps` merges steps of long ones, then `data.mislead` adds to them. An example may come
+    without rationales: a test file's, or one that no kept teacher answered. The generator raises DataError where the
+    source stops making sense, and ConfigError at its end when `data.teachers` names one that the training questions
+    do not have or `data.mislead` could serve none of them.
     """
     seen: set[str] = set()
     misled = rationales = 0
     for example in islice(_unfiltered(source, data, seed), limit):
         seen.update(rationale.teacher for rationale in example.rationales)
-        kept = _keep(example, data.teachers)
+        kept = _thin(_keep(example, data.teachers), data.max_steps)
         # A question without rationales is there to be answered, not to be learnt from.
         served = mislead(kept, data.mislead, seed) if data.mislead and kept.rationales else kept
         misled += served is not kept
@@ -140,6 +142,12 @@ def _keep(example: Example, teachers: list[str] | None) -> Example:
     if not teachers:
         return example
     return replace(example, rationales=tuple(r for r in example.rationales if r.teacher in teachers))
+
+
+def _thin(example: Example, most: int | None) -> Example:
+    if most is None or all(len(r.steps) <= most for r in example.rationales):
+        return example
+    return replace(example, rationales=tuple(replace(r, steps=thinned(r.steps, most)) for r in example.rationales))
 
 
 def _check_teachers(teachers: list[str] | None, seen: set[str], source: str) -> None:

@@ -1,7 +1,7 @@
 """Cuts a rationale into steps and the teacher's own answer sentence, without losing a character.
 
-Owns what a step is and where the conclusion starts. Sentence ends are `sentences`' concern, the wording of a conclusion
-`answers`'.
+Owns what a step is, where the conclusion starts and how a long chain is thinned to fewer steps. Sentence ends are
+`sentences`' concern, the wording of a conclusion `answers`'.
 """
 
 from __future__ import annotations
@@ -44,6 +44,34 @@ def cut(text: str, known_steps: Sequence[str] | None = None) -> tuple[tuple[str,
     inner = [start for start in starts if 0 < start < end]
     steps = tuple(text[low:high] for low, high in pairwise([0, *inner, end]))
     return steps, text[end:]
+
+
+def thinned(steps: Sequence[str], most: int) -> tuple[str, ...]:
+    """At most `most` steps: adjacent ones merged, so that the text is the same and only boundaries go.
+
+    A step closes at the first boundary at which it has so many characters, the fewest that leave `most` steps: asides
+    ("Wait.") join what follows, long steps stay as they are, and boundaries are spread over the whole chain.
+    """
+    if len(steps) <= most:
+        return tuple(steps)
+    low, high = 0, sum(map(len, steps))
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_merged(steps, middle)) <= most else (middle + 1, high)
+    return _merged(steps, low)
+
+
+def _merged(steps: Sequence[str], length: int) -> tuple[str, ...]:
+    """Adjacent steps joined until each has `length` characters; what remains at the end is the last."""
+    found: list[list[str]] = []
+    size = length
+    for step in steps:
+        if size >= length:
+            found.append([])
+            size = 0
+        found[-1].append(step)
+        size += len(step)
+    return tuple("".join(parts) for parts in found)
 
 
 def _starts(found: Sequence[str]) -> list[int]:

@@ -30,6 +30,8 @@ class DataConfig(Section):
     """Add so many misleading teachers by rule (a fluent rationale with another operation) to two-number word problems."""
     teachers: list[str] | None = None
     """Keep only these teachers; empty keeps all."""
+    max_steps: int | None = Field(64, ge=1)
+    """Most steps of a rationale; of a longer chain adjacent steps are merged, the text stays. Empty merges none."""
     max_left_out: float = Field(0.01, ge=0, le=1)
     """Largest share of rationales that may be left out (too long, no answer) before the run refuses to start."""
     cache_dir: Path | None = None
