@@ -1,5 +1,6 @@
 """Verdicts on conclusions of many kinds, and the job that writes them."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from compact_ds.data.verify import SECONDS, verdict, verify
 
 pytest.importorskip("math_verify")
 
-GPT3 = Path(__file__).resolve().parents[2] / "shared/data/gsm8k_gpt3/train.jsonl"
+SHARED = Path(__file__).resolve().parents[2] / "shared/data"
+GPT3 = SHARED / "gsm8k_gpt3/train.jsonl"
+BY_HAND = Path(__file__).with_name("hand_checked_verdicts.csv")
 
 
 @pytest.mark.parametrize(
@@ -25,6 +28,8 @@ GPT3 = Path(__file__).resolve().parents[2] / "shared/data/gsm8k_gpt3/train.jsonl
         ("The answer is 12 apples.", "13", False),
         ("The answer is (B) a bank.", "B", True),
         ("The answer is C", "B", False),
+        ("The answer is A because it implies light.", "A", True),
+        ("The answer is A bank", "A", False),
         ("The answer is yes, because it floats.", "Yes", True),
         ("The answer is true.", "yes", True),
         ("The answer is no.", "yes", False),
@@ -86,3 +91,25 @@ def test_the_verdicts_of_a_real_file_are_reproduced():
     found = verify(read(str(GPT3), data, 0), None, 1, False, None)
     assert sum(count["given"] for count in found["teachers"].values()) == 3600
     assert found["agreement"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["svamp", "gsm8k", "openbookqa"])
+def test_verdicts_are_those_of_a_reader(name):
+    # 200 rationales a file, drawn over all teachers with seed 0; each one's own final answer judged by reading it.
+    file = SHARED / name / "train.jsonl"
+    if not file.exists():
+        pytest.skip("the shared data are not here")
+    with BY_HAND.open(encoding="utf-8", newline="") as stream:
+        by_hand = {
+            (row["id"], row["teacher"]): row["right"] == "1" for row in csv.DictReader(stream) if row["file"] == name
+        }
+    examples = read(str(file), DataConfig(train=str(file)), 0)
+    found = {
+        (e.id, r.teacher): verdict(r.answer_sentence, e.answer).right
+        for e in examples
+        for r in e.rationales
+        if (e.id, r.teacher) in by_hand
+    }
+    assert len(by_hand) == 200
+    assert abs(sum(found.values()) - sum(by_hand.values())) <= 1
+    assert sum(found[key] == right for key, right in by_hand.items()) >= 199

@@ -42,8 +42,8 @@ _GOLD_AROUND_NUMBER = re.compile(r"[\s$€£%.°]*")
 _CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+)?(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?=\Z|[).:,;]))", re.IGNORECASE
 )
-# "D because ..." names choice D, "A bank" and "I think" do not name choices.
-_BARE_CHOICE = re.compile(r"([B-HJ-Z])(?=\s)")
+# "D is ..." and "A because ..." name choices, "A bank" and "I think" do not.
+_BARE_CHOICE = re.compile(r"([B-HJ-Z])(?=\s)|([AI])(?=\s+(?:because|since)\b)")
 BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 """An answer in a box, as deep in braces as a fraction of roots is."""
 
