@@ -6,6 +6,7 @@ Owns the files' form. Values arrive on the host; nothing here reads a tensor. On
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ class RunLog:
         self._draw_evaluation(row)
         self.say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
 
+    def on_disk(self) -> None:
+        """See every row onto the disk, so that a checkpoint never knows of steps that the log has lost."""
+        for stream in (self._metrics, self._evaluations):
+            os.fsync(stream.fileno())
+
     def say(self, line: str) -> None:
         """A line above the bar."""
         self._bar.write(line)
@@ -75,13 +81,19 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 def _continue(file: Path, before: int) -> Any:
-    """Open for appending, without rows of steps from `before` on, which will be written again."""
+    """Open for appending, without rows of steps from `before` on, which will be written again.
+
+    The rows kept replace the file as a whole: a run that dies here loses none.
+    """
     rows = read(file) if file.is_file() else []
-    kept = [row for row in rows if row["step"] < before]
-    stream = file.open("w", encoding="utf-8")
-    for row in kept:
-        _append(stream, row)
-    return stream
+    kept = file.with_name(f"{file.name}.unfinished")
+    with kept.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            if row["step"] < before:
+                _append(stream, row)
+        os.fsync(stream.fileno())
+    os.replace(kept, file)
+    return file.open("a", encoding="utf-8")
 
 
 def _append(stream: Any, row: Mapping[str, Any]) -> None:

@@ -25,10 +25,11 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ReferenceSet:
-    """`draw(step)` gives this rank's micro-batches of `num_examples` questions."""
+    """`draw(step)` gives this rank's micro-batches of `num_examples` questions; `content` is a hash of those it draws from."""
 
     draw: Callable[[int], StepBatches]
     num_examples: int
+    content: str = ""
 
 
 def reference_sets(config: Config, tokeniser: Tokeniser, ranks: Ranks) -> dict[Reference, ReferenceSet]:
@@ -43,7 +44,7 @@ def reference_sets(config: Config, tokeniser: Tokeniser, ranks: Ranks) -> dict[R
         )
     if (retain := config.mixer.retain) is not None:
         kept = retention_set(config, retain, tokeniser, ranks.world_size)
-        found["retention"] = ReferenceSet(lambda step: kept.step(step, ranks), retain.batch_size)
+        found["retention"] = ReferenceSet(lambda step: kept.step(step, ranks), retain.batch_size, kept.content)
     return found
 
 

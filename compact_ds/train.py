@@ -21,15 +21,16 @@ from typing import Any
 from compact_ds import config as configuration
 from compact_ds.branches import Branches
 from compact_ds.config import Config
-from compact_ds.engine import checkpoint
 from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.engine.shards import full_state
 from compact_ds.engine.start import Engine, learning_rate
 from compact_ds.errors import ConfigError
 from compact_ds.evaluation.generation import evaluate, summary, write_rows
-from compact_ds.metrics import METRICS, RunLog, read
+from compact_ds.identity import identity
+from compact_ds.metrics import EVALUATIONS, METRICS, RunLog, read
 from compact_ds.mixer.gradient_mode import Reference, groups_of
 from compact_ds.reference_sets import ReferenceSet, reference_sets
+from compact_ds.run_checkpoints import RunCheckpoints
 from compact_ds.step import Step, StepResult
 from compact_ds.student import export
 from compact_ds.student.load import load_lm, load_tokenizer
@@ -38,8 +39,11 @@ from compact_ds.training_set import TrainingSet, held_out_examples
 from compact_ds.tree.tokenise import Tokeniser
 
 
-def main(config: Config, resume: bool) -> int:
-    """Train as the config says; 0 when done or stopped with a checkpoint. Raises UserError before the first step."""
+def main(config: Config, resume: bool, trust: bool = False) -> int:
+    """Train as the config says; 0 when done or stopped with a checkpoint. Raises UserError before the first step.
+
+    `trust`: read the newest checkpoint even when it is not as it was written.
+    """
     stop = _StopRequests()
     if int(os.environ.get("RANK", "0")) == 0:
         # The others may come here after the first rank has begun to write.
@@ -50,7 +54,7 @@ def main(config: Config, resume: bool) -> int:
         if config.data.batch_size % group.world_size:
             expected = f"a multiple of the world size {group.world_size}"
             raise ConfigError("data.batch_size", config.data.batch_size, expected, "change it or the number of ranks")
-        run = _Run(config, tokeniser, data, group)
+        run = _Run(config, tokeniser, data, group, trust)
         run.resume()
         return run.fit(stop)
 
@@ -76,27 +80,25 @@ class _StopRequests:
 class _Run:
     """A run's parts and its place in time (`step`, the next optimizer step)."""
 
-    def __init__(self, config: Config, tokeniser: Tokeniser, data: TrainingSet, group: Ranks) -> None:
+    def __init__(self, config: Config, tokeniser: Tokeniser, data: TrainingSet, group: Ranks, trust: bool) -> None:
         self.config, self.tokeniser, self.data, self.group = config, tokeniser, data, group
         self.folder = config.run_dir
         self.step = 0
         # Before anything is written or loaded: what the mixer's settings ask for must be there.
         groups_of(config.mixer, data.teachers)
         references = reference_sets(config, tokeniser, group)
+        self.checkpoints = RunCheckpoints(config, group, identity(config, data, references), trust)
         if group.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
             configuration.save(config, self.folder / "config.yaml")
             data.write_left_out(self.folder / "left_out.jsonl")
         lm = load_lm(config, len(tokeniser.tokenizer))
         self.lm_config = lm.config
-        self._from = checkpoint.latest(self.folder / "checkpoints")
-        if self._from is not None and checkpoint.world_size_of(self._from) != group.world_size:
-            self._from = checkpoint.make_universal(self._from, group)
         self.engine = Engine(
             Student(lm, config.tree.layout, config.tree.probes, config.kernels, data.method.ranks_targets),
             config,
             group,
-            universal=_is_universal(self._from),
+            universal=self.checkpoints.universal,
         )
         self.stepper = self._stepper(references)
 
@@ -110,18 +112,10 @@ class _Run:
         return Branches(self.config, alone, self.engine, self.group)
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint, if there is one. Raises ConfigError when it belongs to another run."""
-        if self._from is None:
-            return
-        state = checkpoint.load(self.engine, self._from)
-        if state["identity"] != self._identity():
-            changed = [k for k, v in self._identity().items() if state["identity"].get(k) != v]
-            was = {k: state["identity"].get(k) for k in changed}
-            raise ConfigError(
-                ", ".join(changed), self._identity()[changed[0]], f"as in the checkpoint: {was}", "use a new run_dir"
-            )
-        self.step = state["step"]
-        self.stepper.load_state(state)
+        """Go on from the newest checkpoint, if there is one. Raises UserError."""
+        if (found := self.checkpoints.load(self.engine)) is not None:
+            self.step, state = found
+            self.stepper.load_state(state)
 
     def fit(self, stop: _StopRequests) -> int:
         """The loop, with a log that is closed also when a step is refused: the error gets a line of its own."""
@@ -136,7 +130,7 @@ class _Run:
 
     def _loop(self, stop: _StopRequests, log: RunLog | None) -> int:
         config, last = self.config, self.config.max_steps
-        if self.step == 0:
+        if self.step == 0 or self._owes_evaluation():
             self.evaluate(log)
         while self.step < last:
             started = time.perf_counter()
@@ -148,22 +142,36 @@ class _Run:
                 log.step(_row(self.step, lr, result, time.perf_counter() - started, num_bytes))
             self.step += 1
             if result.fault is not None:
-                self.save()
+                self.save(log, or_say=True)
                 raise result.fault
             if result.stop and self.step < last:
-                self.save()
+                self.save(log)
                 return self._say_how_to_resume(log)
-            if config.evaluation.every and self.step % config.evaluation.every == 0 and self.step < last:
+            if self._is_due(config.evaluation.every):
                 self.evaluate(log)
-            if config.checkpoint_every and self.step % config.checkpoint_every == 0 and self.step < last:
-                self.save()
+            if self._is_due(config.checkpoint_every):
+                self.save(log, or_say=config.checkpoint_failure == "go_on")
         self.finish(log)
         return 0
 
-    def save(self) -> None:
-        """Write a checkpoint."""
-        state = {"step": self.step, "identity": self._identity(), **self.stepper.state()}
-        checkpoint.save(self.engine, self.group, self.folder / "checkpoints", self.step, state)
+    def save(self, log: RunLog | None, or_say: bool = False) -> None:
+        """Write a checkpoint. Raises UserError on all ranks alike when that fails, or only says so."""
+        if log is not None:
+            log.on_disk()
+        self.checkpoints.save(self.engine, self.step, self.stepper.state(), or_say)
+
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and self.step % every == 0 and self.step < self.config.max_steps
+
+    def _owes_evaluation(self) -> bool:
+        """Whether a resumed run was stopped on a step that it should have evaluated, before it did."""
+        if not self._is_due(self.config.evaluation.every):
+            return False
+        file = self.folder / EVALUATIONS
+        missing = self.group.is_first and all(
+            row["step"] != self.step for row in (read(file) if file.is_file() else [])
+        )
+        return bool(self.group.gather(missing)[0])
 
     def evaluate(self, log: RunLog | None) -> Any:
         """Measure on held-out questions, each rank its share; the plain model it was measured on, on every rank."""
@@ -208,18 +216,6 @@ class _Run:
             )
             sys.stderr.write(f"traffic of a step on each rank: {kinds}\n")
 
-    def _identity(self) -> dict[str, Any]:
-        """What must not change between the parts of a run."""
-        config = self.config
-        return {
-            "method": config.method,
-            "seed": config.seed,
-            "data": self.data.content,
-            "teachers": list(self.data.teachers),
-            "data.batch_size": config.data.batch_size,
-            "max_steps": config.max_steps,
-        }
-
     def _say_how_to_resume(self, log: RunLog | None) -> int:
         if log is not None:
             log.close()
@@ -229,10 +225,6 @@ class _Run:
                 command = f"compact-ds launch {file} --nprocs {self.group.world_size} --resume"
             sys.stderr.write(f"stopped after step {self.step} with a checkpoint; go on with: {command}\n")
         return 0
-
-
-def _is_universal(folder: Path | None) -> bool:
-    return folder is not None and folder.name.endswith("_universal")
 
 
 def _row(step: int, lr: float, result: StepResult, seconds: float, num_bytes: int) -> dict[str, Any]:

@@ -9,6 +9,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare CONFIG, `key=value` overrides and --resume, as `config`, `overrides` and `resume`."""
     add_config_arguments(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run folder")
+    parser.add_argument(
+        "--trust", action="store_true", help="read a checkpoint whose manifest is missing or wrong, code in it included"
+    )
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ ABORTED = 250
 """SIGABRT (6) as DeepSpeed's launcher reports it: 256 - 6."""
 
 
-def launch(config: str | Path, overrides: Sequence[str], nprocs: int, resume: bool = False) -> int:
+def launch(config: str | Path, overrides: Sequence[str], nprocs: int, resume: bool = False, trust: bool = False) -> int:
     """Train `config` under `overrides` with `nprocs` ranks and return the exit code.
 
     2 when a rank met an error that its user can mend; that line was printed once. Raises ConfigError and UserError for
@@ -32,7 +32,7 @@ def launch(config: str | Path, overrides: Sequence[str], nprocs: int, resume: bo
     devices = local_devices(nprocs)
     summary = checked.run_dir / "summary.json"
     written_before = _written(summary)
-    arguments = [str(config), *overrides, *(["--resume"] if resume else [])]
+    arguments = [str(config), *overrides, *(["--resume"] if resume else []), *(["--trust"] if trust else [])]
     on_cpu = devices is None
     code = run_ranks("compact_ds.train", arguments, devices or [str(rank) for rank in range(nprocs)], on_cpu)
     if code == ABORTED and _written(summary) not in (None, written_before):

@@ -44,13 +44,13 @@ def _train(arguments: argparse.Namespace) -> int:
     config = load(arguments.config, arguments.overrides)
     from compact_ds import train  # after the config: a wrong key is told at once, not after torch was imported
 
-    return train.main(config, arguments.resume)
+    return train.main(config, arguments.resume, arguments.trust)
 
 
 def _launch(arguments: argparse.Namespace) -> int:
     from compact_ds.launcher.launch import launch
 
-    return launch(arguments.config, arguments.overrides, arguments.nprocs, arguments.resume)
+    return launch(arguments.config, arguments.overrides, arguments.nprocs, arguments.resume, arguments.trust)
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compact_ds.config import Config, OptimizerConfig
+from compact_ds.engine.frozen import frozen_hashes
 from compact_ds.engine.gradient_shards import gradient_shards
 from compact_ds.engine.ranks import Ranks
 from compact_ds.engine.traffic import Traffic
@@ -28,6 +29,7 @@ _OURS = {
     "gradient_clipping": "optimizer.grad_clip",
     "bf16": "engine.precision",
     "fp16": "engine.precision",
+    "checkpoint": "checkpoint_every",
 }
 
 
@@ -49,6 +51,8 @@ class Engine:
             raise ConfigError("engine.precision", "bf16", "ZeRO stage 1, 2 or 3", "set engine.zero_stage=1")
         if universal:
             self.settings["checkpoint"] = {"load_universal": True}
+        # ZeRO spreads the first rank's parameters, whatever the others hold.
+        self.frozen = frozen_hashes(student) if ranks.is_first else {}
         self.traffic = Traffic(ranks.world_size)
         self.deepspeed, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=self.settings)
         self.shards = gradient_shards(self.deepspeed, self.zero_stage)
@@ -134,11 +138,14 @@ def deepspeed_settings(config: Config) -> dict[str, Any]:
     }
     if config.engine.precision == "bf16":
         settings |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
-    if config.engine.deepspeed is not None:
-        given = _read(config.engine.deepspeed)
-        settings["zero_optimization"] |= given.pop("zero_optimization", {})
-        settings |= given
-    return settings
+    given = given_settings(config)
+    settings["zero_optimization"] |= given.pop("zero_optimization", {})
+    return settings | given
+
+
+def given_settings(config: Config) -> dict[str, Any]:
+    """The user's own DeepSpeed JSON, empty when there is none. Raises ConfigError."""
+    return {} if config.engine.deepspeed is None else _read(config.engine.deepspeed)
 
 
 def _read(file: Any) -> dict[str, Any]:

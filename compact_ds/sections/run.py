@@ -54,6 +54,12 @@ class Config(Section):
     """Seed of sampling and of random weights."""
     checkpoint_every: int = Field(0, ge=0)
     """Write a checkpoint every so many steps; 0 only when interrupted."""
+    checkpoint_keep: int = Field(2, ge=1)
+    """Keep so many of the newest checkpoints. With one, damage to it leaves nothing to go on from."""
+    checkpoint_keep_every: int = Field(0, ge=0)
+    """Keep also every checkpoint at a multiple of so many steps; 0 for none."""
+    checkpoint_failure: Literal["stop", "go_on"] = "stop"
+    """When a checkpoint cannot be written: end the run, the last one intact, or say so and go on without it."""
     kernels: Literal["auto", "torch", "triton"] = "auto"
     """What computes the head, its scores and tree attention: `auto` takes Triton on a GPU and PyTorch elsewhere."""
     data: DataConfig

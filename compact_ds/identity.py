@@ -1,0 +1,81 @@
+"""What must not change between the parts of a run: every setting and every content that its updates depend on.
+
+Owns the list of settings that may change, and the wording of a refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compact_ds.config import Config
+from compact_ds.engine.start import given_settings
+from compact_ds.errors import ConfigError
+from compact_ds.mixer.gradient_mode import Reference
+from compact_ds.reference_sets import ReferenceSet
+from compact_ds.training_set import TrainingSet
+
+MAY_CHANGE = (
+    "run_dir",
+    "checkpoint_every",
+    "checkpoint_keep",
+    "checkpoint_keep_every",
+    "checkpoint_failure",
+    "evaluation",
+    # Where data lies. What it holds counts, by hash.
+    "data.train",
+    "data.eval",
+    "data.cache_dir",
+    "data.max_left_out",
+    "mixer.retain.train",
+    # How memory and time are spent on the same update, to rounding.
+    "kernels",
+    "tree.rows",
+    "student.gradient_checkpointing",
+    # Limits that end a run or let it begin.
+    "student.trust_remote_code",
+    "mixer.max_bad",
+    "engine.timeout_seconds",
+    "engine.heartbeat_seconds",
+    # A file, of which the content counts.
+    "engine.deepspeed",
+)
+"""Settings, or whole sections, that a resumed run may have otherwise."""
+
+_SHOWN = 6
+
+
+def identity(config: Config, data: TrainingSet, references: Mapping[Reference, ReferenceSet]) -> dict[str, Any]:
+    """Setting or content by dotted name, as JSON keeps it."""
+    settings = flat(config.model_dump(mode="json"))
+    kept = {key: value for key, value in settings.items() if not _may_change(key)}
+    contents = {f"content of {name}": one.content for name, one in references.items() if one.content}
+    given = flat(given_settings(config), "engine.deepspeed: ")
+    return kept | given | contents | {"content of data": data.content, "teachers": list(data.teachers)}
+
+
+def check(was: Mapping[str, Any], now: Mapping[str, Any], checkpoint: str) -> None:
+    """Raise ConfigError with the names that differ and both values, when some do."""
+    changed = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
+    if changed:
+        more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        shown = changed[:_SHOWN]
+        expected = f"{_pairs(was, shown)}{more}, as {checkpoint} was written with"
+        raise ConfigError(", ".join(changed), _pairs(now, shown), expected, "give the old values or a new run_dir")
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return found
+
+
+def _may_change(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE)
+
+
+def _pairs(values: Mapping[str, Any], keys: list[str]) -> str:
+    return ", ".join(f"{key}={values[key]!r:.60}" if key in values else f"no {key}" for key in keys)

@@ -1,0 +1,82 @@
+"""What a resumed run may have otherwise, and how a refusal reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from compact_ds import config as configuration
+from compact_ds.errors import ConfigError
+from compact_ds.identity import MAY_CHANGE, check, flat, identity
+from compact_ds.training_set import TrainingSet
+
+
+def _identity(*overrides: str, content: str = "c", teachers: tuple[str, ...] = ("ada", "ben")) -> dict[str, Any]:
+    data = cast(TrainingSet, SimpleNamespace(content=content, teachers=teachers))
+    retain = SimpleNamespace(content="r")
+    return identity(configuration.load("arithmetic", list(overrides)), data, cast(Any, {"retention": retain}))
+
+
+def test_every_setting_counts_unless_it_is_listed() -> None:
+    settings = flat(configuration.load("arithmetic").model_dump(mode="json"))
+    counted = _identity()
+    for key in settings:
+        assert (key in counted) != any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE), key
+    assert {"mixer.mode", "tree.row_tokens", "compatibility.alpha", "student.model", "optimizer.lr"} <= counted.keys()
+
+
+def test_it_survives_json() -> None:
+    assert json.loads(json.dumps(_identity())) == _identity()
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["run_dir=x", "checkpoint_every=7", "checkpoint_keep=9", "evaluation.every=3", "tree.rows=2", "mixer.max_bad=9"],
+)
+def test_what_changes_no_update_may_change(override: str) -> None:
+    check(_identity(), _identity(override), "step-3")
+
+
+@pytest.mark.parametrize(
+    ("override", "was", "now"),
+    [
+        ("optimizer.lr=0.5", "optimizer.lr=0.002", "optimizer.lr=0.5"),
+        ("mixer.cagrad_radius=0.1", "mixer.cagrad_radius=0.4", "mixer.cagrad_radius=0.1"),
+        ("tree.max_probes=2", "tree.max_probes=8", "tree.max_probes=2"),
+        ("compatibility.tau=1.0", "compatibility.tau=0.3", "compatibility.tau=1.0"),
+        ("student.lora={r: 4}", "no student.lora.r", "student.lora.r=4"),
+        ("method=uniform", "method='compact'", "method='uniform'"),
+        ("engine.zero_stage=1", "engine.zero_stage=3", "engine.zero_stage=1"),
+    ],
+)
+def test_what_changes_an_update_is_refused_with_its_name_and_both_values(override: str, was: str, now: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check(_identity(), _identity(override), "step-3")
+    assert override.split("=")[0] in refused.value.where
+    assert now in str(refused.value.value) and was in refused.value.expected and "step-3" in refused.value.expected
+
+
+def test_other_data_and_other_teachers_are_refused() -> None:
+    with pytest.raises(ConfigError, match="content of data, teachers: found content of data='d', teachers="):
+        check(_identity(), _identity(content="d", teachers=("ada",)), "step-3")
+
+
+def test_a_deepspeed_file_counts_by_its_content(tmp_path: Path) -> None:
+    file, other = tmp_path / "one.json", tmp_path / "other.json"
+    file.write_text('{"zero_optimization": {"stage": 2}}', encoding="utf-8")
+    other.write_text('{"zero_optimization": {"stage": 2}}', encoding="utf-8")
+    was = _identity(f"engine.deepspeed={file}")
+    check(was, _identity(f"engine.deepspeed={other}"), "step-3")
+    other.write_text('{"zero_optimization": {"stage": 1}}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"zero_optimization\.stage"):
+        check(was, _identity(f"engine.deepspeed={other}"), "step-3")
+
+
+def test_many_differences_are_counted() -> None:
+    was, now = {f"key{i}": 0 for i in range(9)}, {f"key{i}": 1 for i in range(9)}
+    with pytest.raises(ConfigError, match="and 3 more"):
+        check(was, now, "step-3")
