@@ -14,5 +14,9 @@ for folder in BESIDE:
 setup(
     packages=packages,
     package_dir={f"compact_ds.{folder}": folder for folder in BESIDE},
-    package_data={"compact_ds": ["py.typed"], "compact_ds.configs": ["*.yaml", "deepspeed/*.json"]},
+    package_data={
+        "compact_ds": ["py.typed"],
+        "compact_ds.configs": ["*.yaml", "deepspeed/*.json"],
+        "compact_ds.report": ["template/*"],
+    },
 )

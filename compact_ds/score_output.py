@@ -32,6 +32,28 @@ def write(rows: list[dict[str, Any]], output: Path) -> None:
     output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a scores file, JSON lines or Parquet. Raises UserError."""
+    if not file.is_file():
+        raise UserError("scores", str(file), "a file that `compact-ds score --output` wrote", "check the path")
+    remedy = "give what `compact-ds score --output` wrote"
+    try:
+        if file.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+        else:
+            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (ValueError, OSError) as error:
+        raise UserError(str(file), str(error), "one row a rationale", remedy) from None
+    wanted = ("id", "teacher", "index", "weight", *METRICS, "token_loss", "pmi", "epiphany_step")
+    for number, row in enumerate(rows, start=1):
+        lacking = [key for key in wanted if not isinstance(row, dict) or key not in row]
+        if lacking:
+            raise UserError(f"{file}:{number}", f"a row without {lacking[0]}", "one row a rationale", remedy)
+    return rows
+
+
 def totals(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Number of rationales, and per teacher the means of weight, metrics and token loss."""
     names = ("weight", *METRICS, "token_loss")

@@ -24,6 +24,7 @@ from compact_ds.config import Config
 from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.engine.shards import full_state
 from compact_ds.engine.start import Engine, learning_rate
+from compact_ds.environment import environment
 from compact_ds.errors import ConfigError
 from compact_ds.evaluation.generation import evaluate, summary, write_rows
 from compact_ds.identity import identity
@@ -92,6 +93,8 @@ class _Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             configuration.save(config, self.folder / "config.yaml")
             data.write_left_out(self.folder / "left_out.jsonl")
+            noted = json.dumps(environment(group.world_size), indent=2)
+            (self.folder / "environment.json").write_text(noted + "\n", encoding="utf-8")
         lm = load_lm(config, len(tokeniser.tokenizer))
         self.lm_config = lm.config
         self.engine = Engine(

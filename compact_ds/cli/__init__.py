@@ -14,6 +14,7 @@ from compact_ds import __version__
 from compact_ds.cli.bench import add_bench
 from compact_ds.cli.data import add_data
 from compact_ds.cli.evaluate import add_evaluate
+from compact_ds.cli.report import add_report
 from compact_ds.cli.score import add_score
 from compact_ds.cli.train import add_train
 from compact_ds.errors import ERROR_PREFIX, EXIT_CODE, UserError
@@ -54,6 +55,6 @@ def _parser() -> Parser:
     parser = Parser(prog="compact-ds", description="Distil several teachers' rationales into one student.")
     parser.add_argument("--version", action="version", version=f"compact-ds {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for declare in (add_train, add_score, add_evaluate, add_data, add_bench):
+    for declare in (add_train, add_score, add_evaluate, add_report, add_data, add_bench):
         declare(commands)
     return parser

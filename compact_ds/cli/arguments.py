@@ -26,6 +26,13 @@ def numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers with commas between them") from None
 
 
+def count(text: str) -> int:
+    """A whole number from 0 on. Raises what argparse turns into a usage error."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
 def print_figures(result: Mapping[str, Any], as_json: bool) -> None:
     """Figures by name, as one JSON object or a line each."""
     if as_json:

@@ -29,7 +29,7 @@ def draw(example: Example, file: Path) -> None:
     except ModuleNotFoundError:
         raise UserError("data graph", "no matplotlib", "the package matplotlib", "pip install matplotlib") from None
     built = graph(example)
-    places = _places(built)
+    places = {name: (_COLUMN * x, _ROW * y) for name, (x, y) in layout(built).items()}
     colours = {t: f"C{i}" for i, t in enumerate(sorted({r.teacher for r in example.rationales}))}
     bold = set(pairwise(mainstream(built)))
     width = _COLUMN * (1 + max(x for x, _ in places.values()))
@@ -62,8 +62,11 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _places(built: nx.DiGraph[str]) -> dict[str, tuple[float, float]]:
-    """Columns by how far along the teachers' ways a node comes first, rows so that most voices are in the middle."""
+def layout(built: nx.DiGraph[str]) -> dict[str, tuple[int, int]]:
+    """(column, row) of every node: columns by how far along the teachers' ways it comes, row 0 for the most voices.
+
+    Rows count up and down from 0.
+    """
     column: dict[str, int] = {}
     for path in built.graph["paths"]:
         for place, name in enumerate(path):
@@ -78,7 +81,7 @@ def _places(built: nx.DiGraph[str]) -> dict[str, tuple[float, float]]:
         ordered = sorted(names, key=lambda name: (-sum(built.nodes[name]["voices"].values()), name))
         for i, name in enumerate(ordered):
             offset = (i + 1) // 2 * (1 if i % 2 else -1)
-            places[name] = (_COLUMN * x, _ROW * offset)
+            places[name] = (x, offset)
     return places
 
 

@@ -1,0 +1,77 @@
+"""How the teachers' gradients stand to one another: the mixer's diagnostics of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from compact_ds.report.blocks import Block, Section, beside, chart, column
+from compact_ds.report.charts import binned, colours, heat, lines
+from compact_ds.report.run_folder import Run
+
+_PAIR = " | "
+_MOST_PAIRS = 10
+_PER_TEACHER = {
+    "update_share": ("Part in the update", "share"),
+    "gradient_norm": ("Gradient of the weighted loss", "norm"),
+    "reference_loss": ("Loss of the reference batches", "nats a token"),
+    "answer_agreement": ("With the gradient of held-out gold answers", "cosine"),
+}
+
+
+def gradients(runs: Sequence[Run], colour: Mapping[str, str]) -> Section:
+    """A matrix of cosines, then the instruments over time, a column a run; empty when no run was diagnosed."""
+    columns = [column(run.name, blocks) for run in runs if (blocks := _of_run(run, colour))]
+    note = (
+        "Measured every mixer.diagnose_every steps. A negative cosine is a conflict: a step that helps one teacher's texts "
+        "hurts the other's. A share above the weight means that the others pull the same way."
+    )
+    return Section("gradients", "Gradients", note, [beside(columns)] if columns else [])
+
+
+def _of_run(run: Run, colour: Mapping[str, str]) -> list[Block]:
+    measured = [row for row in run.steps if row.get("gradient_cosine")]
+    if not measured:
+        return []
+    pairs = list(dict.fromkeys(pair for row in measured for pair in row["gradient_cosine"]))
+    steps = f"{len(measured)} steps" if len(measured) > 1 else f"step {measured[0]['step']}"
+    blocks = [chart(f"Cosines, mean over {steps}", _matrix(run, pairs))]
+    if len(measured) > 1 and len(pairs) <= _MOST_PAIRS:
+        points = [p for pair in pairs for p in binned(pair, _values(run, "gradient_cosine", pair))]
+        blocks.append(chart("Cosines over time", lines(points, "cosine", colours(pairs), level=0, is_sparse=True)))
+    for key, (title, unit) in _PER_TEACHER.items():
+        names = sorted({name for row in run.steps for name in row.get(key, {})})
+        rows = [p for name in names for p in binned(name, _values(run, key, name))]
+        # Groups of teachers and `update` have no colour of their own.
+        extended = dict(colour) | colours(name for name in names if name not in colour)
+        if rows:
+            blocks.append(chart(f"{title}, {unit}", lines(rows, unit, extended, height=130, is_sparse=True)))
+    return blocks
+
+
+def _values(run: Run, key: str, name: str) -> list[tuple[int, float | None]]:
+    return [(row["step"], row[key].get(name)) for row in run.steps if row.get(key)]
+
+
+def _matrix(run: Run, pairs: Sequence[str]) -> dict[str, object]:
+    means: dict[tuple[str, str], float] = {}
+    names = _names(run, pairs)
+    for pair in pairs:
+        found = [v for _, v in _values(run, "gradient_cosine", pair) if v is not None]
+        for a in names:
+            for b in names:
+                if pair == f"{a}{_PAIR}{b}":
+                    means[a, b] = means[b, a] = sum(found) / len(found)
+    rows = [
+        {"y": a, "x": b, "value": means[a, b], "label": f"{means[a, b]:+.2f}"}
+        for a in names
+        for b in names
+        if (a, b) in means
+    ]
+    tooltip = [("y", "of"), ("x", "with"), ("value", "cosine")]
+    return heat(rows, names, names, domain=(-1, 1), scheme="redblue", tooltip=tooltip)
+
+
+def _names(run: Run, pairs: Sequence[str]) -> list[str]:
+    """Who is in the pairs: the diagnostics name norms by teacher, and a name may hold the pair's sign itself."""
+    norms = {name for row in run.steps for name in row.get("gradient_norm", {})}
+    return sorted(norms or {name for pair in pairs for name in pair.split(_PAIR)})

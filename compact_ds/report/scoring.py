@@ -1,0 +1,117 @@
+"""A run's scored examples: from a scores file, or by scoring some questions with the trained student, once.
+
+Owns which questions these are and where their scores are kept. Scoring itself is `score`'s.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from compact_ds import config as configuration
+from compact_ds.config import Config
+from compact_ds.data.answers import final_answer, same_answer
+from compact_ds.data.readers import held_out, read
+from compact_ds.data.records import Example
+from compact_ds.errors import UserError
+from compact_ds.report.run_folder import Row, Run
+from compact_ds.score_output import read_rows
+
+_DATA_SEED = 0
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An example and the scores of those of its rationales that were scored, by their place in it."""
+
+    example: Example
+    rows: dict[int, Row]
+
+    def is_right(self, index: int) -> bool:
+        """Whether a rationale's own answer is the gold one: the source's verdict, else by comparison."""
+        rationale = self.example.rationales[index]
+        if rationale.is_correct is not None:
+            return rationale.is_correct
+        return same_answer(final_answer(rationale.text), self.example.answer)
+
+    @property
+    def winner(self) -> int:
+        """The place of the rationale with the largest weight."""
+        return max(self.rows, key=lambda index: (self.rows[index]["weight"], -index))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scored examples of a run, in the order of the data, and where they come from in words."""
+
+    source: str
+    examples: list[Scored]
+
+
+def scores_of(run: Run, number: int, file: Path | None) -> Scores:
+    """From `file`, else of the first `number` held-out questions (training questions, where held-out ones have no rationales).
+
+    What the trained student scored is kept in the run folder as `scores-NUMBER.jsonl` and taken from there until the student is
+    a newer one. A run without `final/` has no scores. Raises UserError.
+    """
+    settings = configuration.load(run.folder / "config.yaml")
+    if file is not None:
+        return _joined(file, _sources(settings), settings, None)
+    final = run.folder / "final"
+    if not number:
+        return Scores("no questions were scored (--examples 0)", [])
+    if not (final / "config.json").is_file():
+        return Scores("the run has no final/ to score questions with", [])
+    source = _source(settings, number)
+    kept = run.folder / f"scores-{number}.jsonl"
+    if not kept.is_file() or kept.stat().st_mtime < (final / "config.json").stat().st_mtime:
+        _score(source, final, kept, number)
+    return _joined(kept, [source], settings, number)
+
+
+def _score(source: str, final: Path, kept: Path, number: int) -> None:
+    from compact_ds import score
+
+    sys.stderr.write(f"scoring {number} questions of {source} with {final}; kept in {kept}\n")
+    given = [f"data.limit={number}", "data.eval=null", "data.max_left_out=1", "method=compact", "student.scratch=null"]
+    given += ["student.lora=null", "student.tokenizer=null", "mixer.retain=null"]
+    score.run(source, str(final), kept, str(final.parent / "config.yaml"), given)
+
+
+def _source(settings: Config, number: int) -> str:
+    source = held_out(settings.data)
+    if source is not None and any(e.rationales for e in islice(read(source, settings.data, _DATA_SEED), number)):
+        return source
+    return settings.data.train
+
+
+def _sources(settings: Config) -> list[str]:
+    source = held_out(settings.data)
+    return [settings.data.train] if source is None else [source, settings.data.train]
+
+
+def _joined(file: Path, sources: Sequence[str], settings: Config, limit: int | None) -> Scores:
+    """Scores with the texts that they are of, from the first source that has all of them. Raises UserError."""
+    rows: dict[str, dict[int, Row]] = {}
+    for row in read_rows(file):
+        rows.setdefault(row["id"], {})[row["index"]] = row
+    missing = ""
+    for source in sources:
+        examples = {e.id: e for e in read(source, settings.data, _DATA_SEED, limit=limit) if e.id in rows}
+        unknown = [id for id in rows if id not in examples or not _fits(examples[id], rows[id])]
+        if not unknown:
+            kept = [Scored(e, rows[e.id]) for e in examples.values()]
+            return Scores(f"{len(kept)} questions of {source}", kept)
+        missing = missing or unknown[0]
+    expected = f"questions of {' or '.join(sources)}, with the same teachers"
+    raise UserError(str(file), f"id {missing!r}", expected, "score the run's own data")
+
+
+def _fits(example: Example, rows: dict[int, Row]) -> bool:
+    return all(
+        index < len(example.rationales) and example.rationales[index].teacher == row["teacher"]
+        for index, row in rows.items()
+    )

@@ -1,0 +1,69 @@
+"""The weights of every teacher over time, with what they come from beneath, a column a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from compact_ds.report.blocks import Block, Section, beside, chart, column, table
+from compact_ds.report.charts import binned, lines
+from compact_ds.report.overview import late_means
+from compact_ds.report.run_folder import Run
+
+_BENEATH = {
+    "consensus": ("Consensus C", "share of the way"),
+    "adaptability": ("Adaptability A", "nats a token"),
+    "difficulty": ("Difficulty D", "nats a token"),
+    "token_loss": ("Token loss of the rationale", "nats a token"),
+}
+
+
+def teachers(runs: Sequence[Run], colour: Mapping[str, str]) -> Section:
+    """Weight, then the metrics; the rule at an equal share, and where the warm-up ends."""
+    note = (
+        "Weight: a teacher's mean share over the questions that it answered. Dashed: an equal share, and the end of the "
+        "uniform warm-up. Beneath: how much of the others' way a rationale walks (C), how much likelier it makes the gold "
+        "answer (A), how far its loss is above what the student manages (D). Choose a teacher in the legend to see it alone."
+    )
+    return Section(
+        "teachers",
+        "The teachers over time",
+        note,
+        [beside([_of_run(run, colour, is_alone=len(runs) == 1) for run in runs])],
+    )
+
+
+def _of_run(run: Run, colour: Mapping[str, str], *, is_alone: bool) -> Block:
+    start = int(run.config.get("compatibility", {}).get("warmup", 0))
+    is_shown = 0 < start < len(run.steps)
+    weight = lines(
+        _rows(run, "weight"),
+        "share",
+        colour,
+        height=240,
+        level=1 / len(run.teachers),
+        start=start if is_shown else None,
+    )
+    beneath = [
+        chart(f"{title}, {unit}", lines(rows, unit, colour, height=110, start=start if is_shown else None))
+        for key, (title, unit) in _BENEATH.items()
+        if (rows := _rows(run, key))
+    ]
+    if is_alone:
+        beneath = [beside([column("", [one]) for one in beneath])]
+    return column(run.name, [chart("Weight, share", weight), *beneath, _late(run)])
+
+
+def _rows(run: Run, key: str) -> list[dict[str, object]]:
+    return [
+        point
+        for teacher in run.teachers
+        for point in binned(teacher, [(row["step"], row.get(key, {}).get(teacher)) for row in run.steps])
+    ]
+
+
+def _late(run: Run) -> Block:
+    names = ("weight", "weight_right", "weight_wrong", *_BENEATH)
+    means = {name: late_means(run, name) for name in names}
+    head = ["teacher", "weight", "where right", "where wrong", "C", "A", "D", "token loss"]
+    rows = [[teacher, *(means[name].get(teacher) for name in names)] for teacher in run.teachers]
+    return table("Means over the last quarter", head, rows)
