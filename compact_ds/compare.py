@@ -23,8 +23,9 @@ from compact_ds.config import METHODS, SOLVERS, Config, load
 from compact_ds.data.readers import read
 from compact_ds.errors import ConfigError, UserError, nearest
 from compact_ds.evaluation import comparison
+from compact_ds.launcher.devices import local_devices
 from compact_ds.launcher.jobs import Job, Stopped, run_jobs
-from compact_ds.launcher.launch import check_world_size, local_devices
+from compact_ds.launcher.launch import check_world_size
 from compact_ds.launcher.ranks import num_cores
 
 FAILED = 1

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable
 
 EXIT_CODE = 2
+FAULT_EXIT_CODE = 3
 
 ERROR_PREFIX = "compact-ds: error: "
 """What the line of a UserError begins with on stderr; the launcher knows it by that when every rank prints it."""
@@ -20,6 +21,8 @@ class UserError(ValueError):
 
     `where` is a file with its line or a config key, `value` what stood there, `expected` what should, `remedy` what to do.
     """
+
+    exit_code = EXIT_CODE
 
     def __init__(self, where: str, value: object, expected: str, remedy: str) -> None:
         self.where, self.value, self.expected, self.remedy = where, value, expected, remedy
@@ -34,6 +37,19 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A data file or one of its lines cannot be used."""
+
+
+class FaultError(UserError):
+    """What a run needs gave way under it: a rank, the network, memory. The same run may go on with --resume."""
+
+    exit_code = FAULT_EXIT_CODE
+
+    @classmethod
+    def of_fault(cls, line: str) -> FaultError:
+        """The same line that another rank ended with, so that all ranks say one thing."""
+        error = cls("", "", "", "")
+        error.args = (line,)
+        return error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ from compact_ds.environment import environment
 from compact_ds.errors import ConfigError
 from compact_ds.evaluation.generation import evaluate, summary, write_rows
 from compact_ds.identity import identity
+from compact_ds.launcher import heartbeat
 from compact_ds.metrics import EVALUATIONS, METRICS, RunLog, read
 from compact_ds.mixer.gradient_mode import Reference, groups_of
 from compact_ds.reference_sets import ReferenceSet, reference_sets
@@ -38,6 +39,7 @@ from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student
 from compact_ds.training_set import TrainingSet, held_out_examples
 from compact_ds.tree.tokenise import Tokeniser
+from compact_ds.watch import Watch
 
 
 def main(config: Config, resume: bool, trust: bool = False) -> int:
@@ -46,23 +48,29 @@ def main(config: Config, resume: bool, trust: bool = False) -> int:
     `trust`: read the newest checkpoint even when it is not as it was written.
     """
     stop = _StopRequests()
+    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     if int(os.environ.get("RANK", "0")) == 0:
         # The others may come here after the first rank has begun to write.
         check_run_dir(config.run_dir, resume)
     tokeniser = Tokeniser(load_tokenizer(config.student), config.data.cue)
     data = TrainingSet(config, tokeniser)
-    with ranks(config.engine.timeout_seconds) as group:
+    engine = config.engine
+    with (
+        Watch(config.run_dir, engine.heartbeat_seconds, engine.timeout_seconds, stop.ask) as watch,
+        ranks(engine.timeout_seconds) as group,
+    ):
         if config.data.batch_size % group.world_size:
             expected = f"a multiple of the world size {group.world_size}"
             raise ConfigError("data.batch_size", config.data.batch_size, expected, "change it or the number of ranks")
-        run = _Run(config, tokeniser, data, group, trust)
+        run = _Run(config, tokeniser, data, group, watch, trust)
         run.resume()
         return run.fit(stop)
 
 
 def check_run_dir(folder: Path, resume: bool) -> None:
     """Refuse to mix two runs in one folder. Raises ConfigError."""
-    if not resume and folder.is_dir() and any(folder.iterdir()):
+    # Other ranks may already have left a sign of life.
+    if not resume and folder.is_dir() and any(file.name != heartbeat.FOLDER for file in folder.iterdir()):
         raise ConfigError("run_dir", str(folder), "an empty or new folder", "give another run_dir or add --resume")
 
 
@@ -74,14 +82,21 @@ class _StopRequests:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def ask(self) -> None:
+        """As a signal would."""
         self.asked = True
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.ask()
 
 
 class _Run:
     """A run's parts and its place in time (`step`, the next optimizer step)."""
 
-    def __init__(self, config: Config, tokeniser: Tokeniser, data: TrainingSet, group: Ranks, trust: bool) -> None:
+    def __init__(
+        self, config: Config, tokeniser: Tokeniser, data: TrainingSet, group: Ranks, watch: Watch, trust: bool
+    ) -> None:
+        self.watch = watch
         self.config, self.tokeniser, self.data, self.group = config, tokeniser, data, group
         self.folder = config.run_dir
         self.step = 0
@@ -103,6 +118,7 @@ class _Run:
             group,
             universal=self.checkpoints.universal,
         )
+        watch.count(lambda: self.engine.traffic.num_begun)
         self.stepper = self._stepper(references)
 
     def _stepper(self, references: Mapping[Reference, ReferenceSet]) -> Step | Branches:
@@ -136,13 +152,16 @@ class _Run:
         if self.step == 0 or self._owes_evaluation():
             self.evaluate(log)
         while self.step < last:
-            started = time.perf_counter()
+            self.watch.at(self.step, "step")
+            started, waited = time.perf_counter(), self.engine.traffic.waited_seconds
             lr = learning_rate(config.optimizer, self.step, last)
             self.engine.traffic.begin_step()
             result = self.stepper.run(self.step, lr, stop.asked)
             num_bytes = self.engine.traffic.end_step()
+            seconds = time.perf_counter() - started
+            self.watch.worked(seconds - (self.engine.traffic.waited_seconds - waited))
             if log is not None:
-                log.step(_row(self.step, lr, result, time.perf_counter() - started, num_bytes))
+                log.step(_row(self.step, lr, result, seconds, num_bytes))
             self.step += 1
             if result.fault is not None:
                 self.save(log, or_say=True)
@@ -159,6 +178,7 @@ class _Run:
 
     def save(self, log: RunLog | None, or_say: bool = False) -> None:
         """Write a checkpoint. Raises UserError on all ranks alike when that fails, or only says so."""
+        self.watch.at(self.step, "checkpoint")
         if log is not None:
             log.on_disk()
         self.checkpoints.save(self.engine, self.step, self.stepper.state(), or_say)
@@ -178,6 +198,7 @@ class _Run:
 
     def evaluate(self, log: RunLog | None) -> Any:
         """Measure on held-out questions, each rank its share; the plain model it was measured on, on every rank."""
+        self.watch.at(self.step, "evaluation")
         state = full_state(self.engine.student, keep=True)
         plain = export.plain_model(self.lm_config, state, self.config.student).to(self.group.device)
         settings = self.config.evaluation
@@ -196,6 +217,7 @@ class _Run:
     def finish(self, log: RunLog | None) -> None:
         """Last evaluation, `final/`, `summary.json`."""
         plain = self.evaluate(log)
+        self.watch.at(self.step, "export")
         if self.config.student.lora is not None:
             state = full_state(self.engine.student, keep=self.group.is_first)
             if self.group.is_first:

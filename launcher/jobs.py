@@ -20,7 +20,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from compact_ds.launcher.ranks import GRACE_SECONDS
+from compact_ds.launcher.supervise import GRACE_SECONDS
 
 POLL_SECONDS = 0.2
 TAIL_BYTES = 1 << 16

@@ -1,61 +1,77 @@
-"""One training run on one machine with N ranks.
+"""One training run, on this machine or on several, from what is checked before any rank starts to how its end is judged.
 
-Owns what is checked before any rank starts, which devices the ranks get, and how their end is judged. The processes
-themselves are in `ranks`.
+Owns the order of things. Words of commands are `commands`', processes `supervise`'s, who is where `nodes`'.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
+import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from compact_ds.config import load
-from compact_ds.errors import ConfigError, UserError
-from compact_ds.launcher.ranks import run_ranks
+from compact_ds.config import Config, load
+from compact_ds.errors import ERROR_PREFIX, ConfigError, UserError
+from compact_ds.launcher import end, heartbeat, nodes, ranks
+from compact_ds.launcher.commands import Command, Task
+from compact_ds.launcher.devices import local_devices
+from compact_ds.launcher.nodes import Cluster
+from compact_ds.launcher.supervise import Ask, Outcome, ask_children, supervise
 
 ABORTED = 250
 """SIGABRT (6) as DeepSpeed's launcher reports it: 256 - 6."""
 
+TRAIN = "compact_ds.train"
 
-def launch(config: str | Path, overrides: Sequence[str], nprocs: int, resume: bool = False, trust: bool = False) -> int:
-    """Train `config` under `overrides` with `nprocs` ranks and return the exit code.
 
-    2 when a rank met an error that its user can mend; that line was printed once. Raises ConfigError and UserError for
-    what can be seen without starting a rank.
+@dataclass(frozen=True)
+class Start:
+    """How a run would be started: the command, what asks its ranks to stop, and how many they are."""
+
+    command: Command
+    ask: Ask
+    num_ranks: int
+
+
+def launch(
+    config: str | Path, overrides: Sequence[str], nprocs: int | None, resume: bool = False, trust: bool = False,
+    cluster: Cluster | None = None, max_restarts: int = 0, dry_run: bool = False,
+) -> int:  # fmt: skip
+    """Train `config` under `overrides` and return the exit code. `nprocs` are the ranks of this machine, 1 by default.
+
+    2 when a rank met an error that its user can mend, 3 when something gave way under it; that line was printed once.
+    `dry_run` prints the command and starts nothing. Raises ConfigError and UserError for what can be seen without
+    starting a rank.
     """
     checked = load(config, list(overrides))
-    check_world_size(checked.data.batch_size, nprocs)
+    # The name is in every process's command line: whoever ends a run by that ends no other.
+    name = uuid.uuid4().hex[:12]
+    switches = [word for word, is_on in (("--resume", resume), ("--trust", trust)) if is_on]
+    words = [str(config), *overrides, f"--launch-id={name}", *switches]
+    task = Task(TRAIN, words, max_restarts)
+    start = _plan(task, cluster, nprocs, checked)
+    check_world_size(checked.data.batch_size, start.num_ranks)
     if checked.mixer.retain is not None:
-        check_world_size(checked.mixer.retain.batch_size, nprocs, "mixer.retain.batch_size")
-    devices = local_devices(nprocs)
-    summary = checked.run_dir / "summary.json"
-    written_before = _written(summary)
-    arguments = [str(config), *overrides, *(["--resume"] if resume else []), *(["--trust"] if trust else [])]
-    on_cpu = devices is None
-    code = run_ranks("compact_ds.train", arguments, devices or [str(rank) for rank in range(nprocs)], on_cpu)
-    if code == ABORTED and _written(summary) not in (None, written_before):
-        # gloo's threads abort about one finished process in fifty while it exits; the run itself was complete.
-        sys.stderr.write(
-            f"compact-ds: a rank aborted on its way out, after {summary} was written; the run is complete\n"
-        )
+        check_world_size(checked.mixer.retain.batch_size, start.num_ranks, "mixer.retain.batch_size")
+    if dry_run:
+        print(start.command)
         return 0
-    return code
+    return _run(start, checked, cluster)
 
 
 def launch_module(module: str, arguments: Sequence[str], nprocs: int) -> int:
     """Run a module of ours with `nprocs` ranks on this machine and return the exit code. Raises UserError."""
-    if nprocs < 1:
-        raise UserError("--nprocs", nprocs, "1 or more", "give the number of ranks to start")
+    _check_nprocs(nprocs)
     devices = local_devices(nprocs)
-    return run_ranks(module, arguments, devices or [str(rank) for rank in range(nprocs)], devices is None)
+    return ranks.run_ranks(Task(module, arguments), devices or [str(i) for i in range(nprocs)], devices is None).code
 
 
 def check_world_size(batch_size: int, nprocs: int, key: str = "data.batch_size") -> None:
     """Refuse a number of ranks that cannot share a step's questions out evenly. Raises ConfigError."""
-    if nprocs < 1:
-        raise UserError("--nprocs", nprocs, "1 or more", "give the number of ranks to start")
+    _check_nprocs(nprocs)
     if batch_size % nprocs:
         expected = f"a multiple of the world size {nprocs}"
         fitting = max(n for n in range(1, nprocs) if batch_size % n == 0)
@@ -63,20 +79,68 @@ def check_world_size(batch_size: int, nprocs: int, key: str = "data.batch_size")
         raise ConfigError(key, batch_size, expected, remedy)
 
 
-def local_devices(nprocs: int) -> list[str] | None:
-    """Ids of the accelerators for `nprocs` ranks, those of CUDA_VISIBLE_DEVICES first; None on a machine without any.
+def _check_nprocs(nprocs: int) -> None:
+    if nprocs < 1:
+        raise UserError("--nprocs", nprocs, "1 or more", "give the number of ranks to start")
 
-    Raises UserError when there are fewer than ranks.
-    """
-    import torch
 
-    if not torch.accelerator.is_available():
-        return None
-    count = torch.accelerator.device_count()
-    if count < nprocs:
-        raise UserError("--nprocs", nprocs, f"at most {count}, one rank per accelerator", f"give --nprocs {count}")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return (visible.split(",") if visible else [str(device) for device in range(count)])[:nprocs]
+def _plan(task: Task, cluster: Cluster | None, nprocs: int | None, config: Config) -> Start:
+    if cluster is not None and cluster.hostfile is not None:
+        command, num_ranks = nodes.over_hostfile(task, cluster, nprocs)
+        return Start(command, _ask_by_file(config.run_dir), num_ranks)
+    here = 1 if nprocs is None else nprocs
+    _check_nprocs(here)
+    check_world_size(config.data.batch_size, here)
+    devices = local_devices(here)
+    named = devices or [str(rank) for rank in range(here)]
+    added = ranks.added(here, devices is None)
+    if devices and task.max_restarts:
+        added["CUDA_VISIBLE_DEVICES"] = ",".join(
+            devices
+        )  # torchrun's agent picks no devices, DeepSpeed's launcher does
+    if cluster is not None:
+        words, num_ranks = nodes.one_of_several(task, cluster, named)
+        return Start(Command(words, added), ask_children, num_ranks)
+    return Start(Command(ranks.local_command(task, named), added), ask_children, here)
+
+
+def _ask_by_file(run_dir: Path) -> Ask:
+    """A request that ranks on every node see, in the folder that all of them write."""
+
+    def ask(launcher: object) -> bool:
+        folder = run_dir / heartbeat.FOLDER
+        if not folder.is_dir():
+            return False
+        (folder / heartbeat.STOP).touch()
+        return True
+
+    return ask
+
+
+def _run(start: Start, config: Config, cluster: Cluster | None) -> int:
+    if cluster is not None and cluster.hostfile is not None:
+        nodes.check_reachable(cluster)
+    summary, began = config.run_dir / "summary.json", time.time()
+    (config.run_dir / heartbeat.FOLDER / heartbeat.STOP).unlink(missing_ok=True)
+    written_before = _written(summary)
+    outcome = supervised(start)
+    (config.run_dir / heartbeat.FOLDER / heartbeat.STOP).unlink(missing_ok=True)
+    if outcome.code == ABORTED and _written(summary) not in (None, written_before):
+        # gloo's threads abort about one finished process in fifty while it exits; the run itself was complete.
+        sys.stderr.write(
+            f"compact-ds: a rank aborted on its way out, after {summary} was written; the run is complete\n"
+        )
+        return 0
+    if outcome.code and not outcome.named_an_error:
+        error = end.cause(outcome.code, heartbeat.read(config.run_dir / heartbeat.FOLDER, after=began), config.run_dir)
+        if error is not None:
+            sys.stderr.write(f"{ERROR_PREFIX}{error}\n")
+    return outcome.code
+
+
+def supervised(start: Start) -> Outcome:
+    """Start it and wait for its end."""
+    return supervise(start.command.words, {**os.environ, **start.command.environment}, start.ask)
 
 
 def _written(file: Path) -> int | None:

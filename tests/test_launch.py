@@ -16,7 +16,9 @@ import psutil
 import pytest
 
 from compact_ds.errors import ERROR_PREFIX, ConfigError, UserError
-from compact_ds.launcher import launch, ranks
+from compact_ds.launcher import devices, launch, ranks
+from compact_ds.launcher.relay import Relay
+from compact_ds.launcher.supervise import Outcome
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,8 +57,10 @@ if behaviour in ("saves together", "stubborn"):
 
 STARTER = """
 import sys
+from compact_ds.launcher.commands import Task
 from compact_ds.launcher.ranks import run_ranks
-sys.exit(run_ranks("fake_rank", [sys.argv[1], sys.argv[2]], ["0", "1"], True, float(sys.argv[3])))
+task = Task("fake_rank", [sys.argv[1], sys.argv[2]], int(sys.argv[4]))
+sys.exit(run_ranks(task, ["0", "1"], True, float(sys.argv[3])).code)
 """
 
 
@@ -66,11 +70,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _start(folder: Path, behaviour: str, grace_seconds: float = 60) -> subprocess.Popen[str]:
+def _start(folder: Path, behaviour: str, grace_seconds: float = 60, max_restarts: int = 0) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
     environment.pop("OMP_NUM_THREADS", None)
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(STARTER), str(folder), behaviour, str(grace_seconds)],
+        [sys.executable, "-c", textwrap.dedent(STARTER), str(folder), behaviour, str(grace_seconds), str(max_restarts)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -172,7 +176,7 @@ def test_other_lines_are_relayed_as_they_came() -> None:
     os.close(write)
     sink = io.BytesIO()
     with os.fdopen(read, "rb") as source:
-        ranks.relay_errors(source, sink)
+        Relay().copy(source, sink)
     assert sink.getvalue() == sent.replace(b"warning\n" + error, b"warning\n", 1)
 
 
@@ -192,13 +196,13 @@ def test_an_error_behind_an_open_progress_bar_gets_its_own_line(at_once: bool) -
     other_rank = threading.Thread(target=later)
     other_rank.start()
     with os.fdopen(read, "rb") as source:
-        ranks.relay_errors(source, sink)
+        Relay().copy(source, sink)
     other_rank.join()
     assert sink.getvalue() == b"\rcompact: 17%\n" + error + (b"\n" if at_once else b"")
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused_before_any_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "run_ranks", lambda *_: pytest.fail("a rank was started"))
+    monkeypatch.setattr(launch, "supervised", lambda *_: pytest.fail("a rank was started"))
     with pytest.raises(ConfigError, match=r"data\.batch_size: found 24; expected a multiple of the world size 5"):
         launch.launch("arithmetic", [], nprocs=5)
     with pytest.raises(UserError, match="--nprocs: found 0; expected 1 or more"):
@@ -212,19 +216,19 @@ def test_an_abort_after_the_summary_was_written_is_a_complete_run(
 ) -> None:
     summary = tmp_path / "summary.json"
 
-    def aborts_before(*_: object) -> int:
-        return launch.ABORTED
+    def aborts_before(*_: object) -> Outcome:
+        return Outcome(launch.ABORTED, False)
 
-    def aborts_after(*_: object) -> int:
+    def aborts_after(*_: object) -> Outcome:
         summary.write_text("{}")
-        return launch.ABORTED
+        return Outcome(launch.ABORTED, False)
 
-    monkeypatch.setattr(launch, "run_ranks", aborts_before)
+    monkeypatch.setattr(launch, "supervised", aborts_before)
     assert launch.launch("arithmetic", [f"run_dir={tmp_path}"], nprocs=2) == launch.ABORTED
-    monkeypatch.setattr(launch, "run_ranks", aborts_after)
+    monkeypatch.setattr(launch, "supervised", aborts_after)
     assert launch.launch("arithmetic", [f"run_dir={tmp_path}"], nprocs=2) == 0
     assert "after" in capsys.readouterr().err
-    monkeypatch.setattr(launch, "run_ranks", aborts_before)  # the summary is now an earlier run's
+    monkeypatch.setattr(launch, "supervised", aborts_before)  # the summary is now an earlier run's
     assert launch.launch("arithmetic", [f"run_dir={tmp_path}"], nprocs=2) == launch.ABORTED
 
 
@@ -233,8 +237,8 @@ def test_visible_accelerators_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 3)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert launch.local_devices(2) == ["0", "1"]
+    assert devices.local_devices(2) == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")
-    assert launch.local_devices(2) == ["5", "6"]
+    assert devices.local_devices(2) == ["5", "6"]
     with pytest.raises(UserError, match="--nprocs: found 4; expected at most 3"):
-        launch.local_devices(4)
+        devices.local_devices(4)

@@ -12,12 +12,13 @@ from typing import Any, NoReturn
 
 from compact_ds import __version__
 from compact_ds.cli.bench import add_bench
+from compact_ds.cli.cluster import add_cluster
 from compact_ds.cli.data import add_data
 from compact_ds.cli.evaluate import add_evaluate
 from compact_ds.cli.report import add_report
 from compact_ds.cli.score import add_score
 from compact_ds.cli.train import add_train
-from compact_ds.errors import ERROR_PREFIX, EXIT_CODE, UserError
+from compact_ds.errors import ERROR_PREFIX, UserError
 from compact_ds.launcher.arguments import take_late_overrides
 
 INTERRUPTED = 130
@@ -35,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 2 with one line on stderr for a UserError."""
+    """Run one command and return its exit code: 2 with one line on stderr for a UserError, 3 for a fault."""
     parser = _parser()
     try:
         arguments, rest = parser.parse_known_args(argv)
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         return command(arguments)
     except UserError as error:
         sys.stderr.write(f"{ERROR_PREFIX}{error}\n")
-        return EXIT_CODE
+        return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -55,6 +56,6 @@ def _parser() -> Parser:
     parser = Parser(prog="compact-ds", description="Distil several teachers' rationales into one student.")
     parser.add_argument("--version", action="version", version=f"compact-ds {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for declare in (add_train, add_score, add_evaluate, add_report, add_data, add_bench):
+    for declare in (add_train, add_cluster, add_score, add_evaluate, add_report, add_data, add_bench):
         declare(commands)
     return parser

@@ -1,4 +1,4 @@
-"""The commands that train: `train`, `launch`, `compare`."""
+"""The commands that train: `train`, `compare`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,14 @@ from compact_ds.launcher.arguments import add_config_arguments, add_run_argument
 
 
 def add_train(commands: Any) -> None:
-    """Declare `train`, `launch` and `compare`."""
+    """Declare `train` and `compare`."""
     train = commands.add_parser("train", help="train in this process, or as one rank under a launcher")
     add_run_arguments(train)
     # The `deepspeed` launcher puts it first unless it is told not to; the environment says the same.
     train.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    # Names the start of a run in the list of processes, and nothing else.
+    train.add_argument("--launch-id", help=argparse.SUPPRESS)
     train.set_defaults(run=_train)
-
-    launch = commands.add_parser("launch", help="train with several ranks on this machine")
-    add_run_arguments(launch)
-    launch.add_argument(
-        "--nprocs", type=int, default=1, metavar="N", help="ranks; one per accelerator where there are any"
-    )
-    launch.set_defaults(run=_launch)
 
     compare = commands.add_parser("compare", help="train by several methods and seeds, and print a table")
     add_config_arguments(compare)
@@ -45,12 +40,6 @@ def _train(arguments: argparse.Namespace) -> int:
     from compact_ds import train  # after the config: a wrong key is told at once, not after torch was imported
 
     return train.main(config, arguments.resume, arguments.trust)
-
-
-def _launch(arguments: argparse.Namespace) -> int:
-    from compact_ds.launcher.launch import launch
-
-    return launch(arguments.config, arguments.overrides, arguments.nprocs, arguments.resume, arguments.trust)
 
 
 def _compare(arguments: argparse.Namespace) -> int:

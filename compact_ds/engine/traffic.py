@@ -8,11 +8,13 @@ sends (W - 1) / W of them, and an all-reduce twice that.
 from __future__ import annotations
 
 import functools
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
+from torch import distributed as dist
 
 _KIND_OF: dict[str, tuple[str, int]] = {
     "all_gather_into_tensor": ("all_gather", 0),
@@ -43,12 +45,16 @@ class Traffic:
         self._started: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
         self._of_steps: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
         self._num_steps = 0
+        self.waited_seconds = 0.0
+        """Time that this process stood still in collectives, where waiting is the host's and not a device's."""
         self._world_size = world_size
         self._inside = False
+        self._on_host = False
         if world_size == 1:
             return
         import deepspeed.comm.comm as comm
 
+        self._on_host = dist.get_backend() == "gloo"
         for name, (kind, place) in _KIND_OF.items():
             if hasattr(comm.cdb, name):
                 setattr(comm.cdb, name, self._counted(getattr(comm.cdb, name), kind, place))
@@ -56,6 +62,11 @@ class Traffic:
     def begin_step(self) -> None:
         """What follows belongs to an optimizer step."""
         self._started = (Counter(self.num_bytes), Counter(self.num_calls))
+
+    @property
+    def num_begun(self) -> int:
+        """Collectives begun so far."""
+        return sum(self.num_calls.values())
 
     def end_step(self) -> int:
         """The step's bytes, of all kinds."""
@@ -93,12 +104,32 @@ class Traffic:
             self.num_bytes[kind] += _size(found[place])
             self.num_calls[kind] += 1
             self._inside = True
+            started = time.perf_counter()
             try:
-                return function(*given, **named)
+                work = function(*given, **named)
             finally:
                 self._inside = False
+                self.waited_seconds += time.perf_counter() - started
+            return _Waited(work, self) if self._on_host and hasattr(work, "wait") else work
 
         return counted
+
+
+class _Waited:
+    """A collective under way; the time until it has ended counts as waiting."""
+
+    def __init__(self, work: Any, traffic: Traffic) -> None:
+        self._work, self._traffic = work, traffic
+
+    def wait(self, *given: Any, **named: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return self._work.wait(*given, **named)
+        finally:
+            self._traffic.waited_seconds += time.perf_counter() - started
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._work, name)
 
 
 def _size(found: Tensor | Iterable[Tensor]) -> int:

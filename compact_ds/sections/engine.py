@@ -42,3 +42,5 @@ class EngineConfig(Section):
     """Type of weights and activations; the optimizer's copy is fp32 either way."""
     timeout_seconds: int = Field(600, ge=5)
     """After so long without an answer from a rank the others give up."""
+    heartbeat_seconds: float = Field(2.0, ge=0.1, le=60)
+    """How often every rank writes where it is to `heartbeat/rank-N.json`; one on another node that misses four is gone."""

@@ -1,0 +1,66 @@
+"""The commands that start and check many ranks: `launch`, `doctor`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from compact_ds.launcher.arguments import add_run_arguments
+
+
+def add_cluster(commands: Any) -> None:
+    """Declare `launch`."""
+    launch = commands.add_parser(
+        "launch",
+        help="train with several ranks, on this machine or on many",
+        description="Train with several ranks, beneath DeepSpeed's launcher, or torchrun's agent with --max-restarts.",
+    )
+    add_run_arguments(launch)
+    launch.add_argument(
+        "--nprocs", type=int, metavar="N", help="ranks of a node; one per accelerator where there are any"
+    )
+    launch.add_argument(
+        "--max-restarts", type=int, default=0, metavar="R", help="start all ranks again so often when one has failed"
+    )
+    launch.add_argument("--dry-run", action="store_true", help="print the exact command and start nothing")
+    _add_hostfile(launch)
+    launch.add_argument(
+        "--export",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="one more variable for ranks on other nodes",
+    )
+    apart = launch.add_argument_group("one command on each node, without ssh")
+    apart.add_argument("--node-rank", type=int, metavar="I", help="which node this is, from 0")
+    apart.add_argument(
+        "--num-nodes", type=int, metavar="N", help="how many nodes there are, or how many of the hostfile"
+    )
+    apart.add_argument("--master-addr", metavar="HOST", help="where ranks meet: node 0 (default: the hostfile's first)")
+    apart.add_argument(
+        "--master-port", type=int, default=29500, metavar="PORT", help="a free port there (default: 29500)"
+    )
+    apart.add_argument(
+        "--local-addr", metavar="HOST", help="where the others reach this node (default: towards node 0)"
+    )
+    launch.set_defaults(run=_launch)
+
+
+def _add_hostfile(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("nodes by hostfile, over ssh")
+    group.add_argument("--hostfile", type=Path, metavar="FILE", help="lines HOST slots=N, as for deepspeed")
+    group.add_argument("--include", metavar="A@B:0,1", help="only these hosts, or these slots of them")
+    group.add_argument("--exclude", metavar="A@B:0,1", help="all but these")
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    from compact_ds.launcher.launch import launch
+    from compact_ds.launcher.nodes import Cluster
+
+    several = arguments.hostfile is not None or arguments.node_rank is not None or arguments.num_nodes is not None
+    places = ("hostfile", "include", "exclude", "num_nodes", "node_rank", "master_addr", "master_port", "local_addr")
+    given = {name: getattr(arguments, name) for name in places}
+    cluster = Cluster(**given, exported=tuple(arguments.export)) if several else None
+    run = (arguments.config, arguments.overrides, arguments.nprocs, arguments.resume, arguments.trust)
+    return launch(*run, cluster=cluster, max_restarts=arguments.max_restarts, dry_run=arguments.dry_run)

@@ -1,0 +1,103 @@
+"""What ended a run, in one line with cause and remedy: a lost or silent rank, the network, too little memory.
+
+Owns the wording and which exceptions mean what. Errors that a user's data or settings cause are raised as such where they
+are found; a broken invariant of ours keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import distributed as dist
+
+from compact_ds.errors import FaultError, UserError
+from compact_ds.launcher import verdict
+from compact_ds.launcher.heartbeat import Beat
+
+LOOK_SECONDS = 12.0
+"""How long a rank looks for the reason why another did not answer."""
+
+_PEER = re.compile(
+    r"gloo|NCCL|ncclRemoteError|Connection (reset|closed|refused)|Timed out waiting|Broken pipe|TCPStore|recvValue|socket",
+    re.IGNORECASE,
+)
+_MEMORY = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
+_TIMEOUT = re.compile(r"tim(e|ed)[ -]?out", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Who speaks: a rank, its node, and its run's folder."""
+
+    rank: int
+    host: str
+    run_dir: Path
+
+
+Look = Callable[[], tuple[Sequence[Beat], Sequence[Beat]]]
+"""The other ranks' beats, and those of them that are lost."""
+
+
+def named(error: BaseException, place: Place, timeout: float, look: Look) -> UserError | None:
+    """The error that stands for `error`; None when it says itself what it is."""
+    if isinstance(error, UserError):
+        return error
+    text = " ".join(str(error).split())
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _MEMORY.search(text):
+        return _of_memory(text or "MemoryError", place)
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and _PEER.search(text)):
+        return _of_peers(text, place, timeout, look)
+    return None
+
+
+def of_lost(lost: Sequence[Beat], place: Place) -> FaultError:
+    """Ranks are gone without a word."""
+    expected = "every rank to answer"
+    remedy = (
+        "if nobody killed it, it was the kernel for lack of memory (see dmesg there; a smaller tree.row_tokens takes less) "
+        "or its node or network is down; --resume goes on from the newest checkpoint, --max-restarts does so by itself"
+    )
+    return FaultError(str(place.run_dir), f"{verdict.lost_of(lost)} gone", expected, remedy)
+
+
+def unforeseen(error: BaseException, place: Place) -> FaultError:
+    """What the other ranks say of a rank that ended with a traceback."""
+    found = f"{type(error).__name__}: {error}"
+    return FaultError(f"rank {place.rank} on {place.host}", found, "no such error", "see its traceback above")
+
+
+def _of_memory(text: str, place: Place) -> FaultError:
+    remedy = (
+        "lower tree.row_tokens or tree.rows, set student.gradient_checkpointing=true, raise engine.zero_stage, take more "
+        "ranks, or offload with engine.deepspeed=configs/deepspeed/zero3_offload.json; then --resume"
+    )
+    return FaultError(f"rank {place.rank} on {place.host}", f"out of memory: {text:.150}", "memory for a step", remedy)
+
+
+def _of_peers(text: str, place: Place, timeout: float, look: Look) -> FaultError:
+    """Wait for what the others have to say: they may be about to write why they end, or to fall silent."""
+    deadline = time.monotonic() + LOOK_SECONDS
+    while True:
+        beats, lost = look()
+        first = verdict.failed(beats)
+        if first is not None and first.fault is not None:
+            return FaultError.of_fault(first.fault)
+        if lost:
+            return of_lost(lost, place)
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    late = verdict.behind(beats)
+    if _TIMEOUT.search(text) and late:
+        found = f"{verdict.behind_of(late)} did not come to a collective within {timeout:g} s and still runs"
+        remedy = "see what it does there (py-spy dump --pid), or raise engine.timeout_seconds; then --resume"
+        return FaultError(str(place.run_dir), found, "every rank to answer in time", remedy)
+    remedy = "check the network between the nodes with compact-ds doctor --hostfile; then --resume"
+    return FaultError(
+        str(place.run_dir), f"a broken connection between ranks: {text:.150}", "every rank to answer", remedy
+    )
