@@ -6,12 +6,15 @@ Owns neither ranks nor restarts. `python -m compact_ds.launcher.elastic_agent --
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
 
 def main(words: Sequence[str]) -> int:
     """Run the agent; 0, or the code of the first failed rank (256 - n for signal n, as DeepSpeed's launcher has it)."""
+    # Or the ranks of a second start would find the addresses of the first in the store that the agent keeps.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
