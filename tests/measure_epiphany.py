@@ -1,9 +1,10 @@
-"""Can the probes tell where a rationale goes wrong? One step's result is corrupted and carried through the later steps.
+"""Can the student tell where a rationale goes wrong? One step's result is corrupted and carried through the later steps.
 
-`python tests/measure_epiphany.py DATA TEACHER MODEL [COUNT]`. Takes right rationales whose steps are equations, corrupts
-one result, and measures both texts under the student. With the clean twin: the step at which the corrupted text falls
-behind most. Without it: the step that a statistic of the corrupted text alone points at. A hit is the corrupted step or
-the next.
+`python tests/measure_epiphany.py DATA TEACHER MODEL STORE [COUNT]`. Takes right rationales whose steps are equations,
+corrupts one result, and measures both texts under the student; what was measured is appended to the JSONL file STORE, so
+that a run that was stopped goes on. With the clean twin: the step at which the corrupted text falls behind most. Without
+it: the step that a statistic of the corrupted text alone points at. A hit is the corrupted step or the next. The first
+third of the examples was for choosing statistics; the rest is reported too.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import random
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +34,9 @@ from compact_ds.tree.tokenise import Tokeniser
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 EQUATION = re.compile(r"([\d.()+\-*/\u00d7 $]+?)\s*=\s*(\$?\s?\d+(?:\.\d+)?)(?![\d.]|\s*[+\-*/\u00d7=])")
+STATED = re.compile(r"=\s*\$?\s*(\d[\d,]*(?:\.\d+)?)")
+NOTICEABLE = 0.1
+"""Nats per answer token."""
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
@@ -83,13 +89,18 @@ def corrupted(steps: tuple[str, ...], place: int, shift: int) -> list[str] | Non
     return found
 
 
-def pairs(data: str, teacher: str, count: int, file: Path) -> dict[str, int]:
-    """Write questions with both texts; the corrupted step by id."""
-    draw, places = random.Random(0), {}
+def broken(step: str) -> bool:
+    """Whether an equation of the step does not hold: what a calculator sees."""
+    return any(value(match[1]) not in (None, value(match[2])) for match in EQUATION.finditer(step))
+
+
+def pairs(data: str, teacher: str, count: int, done: set[str], file: Path) -> dict[str, dict]:
+    """Write the questions that are not done with both texts; their corrupted step and texts by id."""
+    draw, made = random.Random(0), {}
     with file.open("w", encoding="utf-8") as stream:
         for example in read(data, DataConfig(train=data), 0):
             clean = next((r for r in example.rationales if r.teacher == teacher), None)
-            if clean is None or not 3 <= len(clean.steps) <= 8 or len(places) == count:
+            if clean is None or not 3 <= len(clean.steps) <= 8 or len(made) == count:
                 continue
             place = draw.randrange(len(clean.steps))
             wrong = corrupted(clean.steps, place, draw.choice((-3, -2, -1, 1, 2, 3)))
@@ -101,14 +112,27 @@ def pairs(data: str, teacher: str, count: int, file: Path) -> dict[str, int]:
                 for name, steps in texts.items()
             ]
             row = {"id": example.id, "question": example.question, "answer": example.answer, "rationales": rationales}
-            stream.write(json.dumps(row) + "\n")
-            places[example.id] = place
-    return places
+            own = {r["teacher"]: r["text"] for r in rationales}
+            made[example.id] = {"place": place, "broken": [broken(step) for step in wrong], **own}
+            if example.id not in done:
+                stream.write(json.dumps(row) + "\n")
+    return made
+
+
+def result_losses(text: str, offsets: list[tuple[int, int]], nll: np.ndarray, ends: list[int]) -> list[float]:
+    """By step, the mean token loss of the number that its equation states, of several the largest; 0 without any."""
+    found = [0.0] * len(ends)
+    for match in STATED.finditer(text):
+        own = [i for i, (start, end) in enumerate(offsets) if start < match.end(1) and end > match.start(1)]
+        step = int(np.searchsorted(ends, own[0], side="right"))
+        if step < len(ends):
+            found[step] = max(found[step], float(nll[own].mean()))
+    return found
 
 
 @torch.no_grad()
-def measured(file: Path, model: str) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """By id and text: `gold` after 0, 1, ... steps, and each step's mean and largest token loss."""
+def measured(made: dict[str, dict], file: Path, model: str, store: Path) -> None:
+    """Append to `store`, by id and text: `gold` after 0, 1, ... steps; each step's mean, largest and result's token loss."""
     words = [
         f"data.train={file}",
         f"student.model={model}",
@@ -120,45 +144,80 @@ def measured(file: Path, model: str) -> dict[str, dict[str, dict[str, np.ndarray
     tokeniser = Tokeniser(load_tokenizer(config.student), config.data.cue)
     data = TrainingSet(config, tokeniser)
     student = Student(load_lm(config, len(tokeniser.tokenizer)), "tree", "beside", "auto").eval()
-    found: dict = {}
-    for batch, records, _ in tqdm(data.batches_of(data.usable), total=len(data.usable) // 4, desc="measure"):
+    for batch, records, _ in tqdm(data.batches_of(data.usable), total=len(data.usable) // 3, desc="measure"):
         lse_N, z_N1 = student(batch)
         probed = measure(lse_N, z_N1, batch, "auto").probed
         nll_N = (lse_N - z_N1[:, 0]).double().numpy()
         starts = batch.plan.offsets_S1.tolist()
+        found: dict[str, dict] = {record.id: {"id": record.id, "place": made[record.id]["place"]} for record in records}
         for i, (e, r) in enumerate(batch.places_R):
-            ends = records[e].rationales[r].step_ends
-            own = np.split(nll_N[starts[i] : starts[i + 1]], ends)[: len(ends)]
-            gold = [float(probed.gold0_R[i]), *probed.gold_P[batch.rationale_P == i].tolist()]
-            found.setdefault(records[e].id, {})[data.teachers[records[e].rationales[r].teacher]] = {
-                "gold": np.array(gold), "mean": np.array([s.mean() for s in own]), "max": np.array([s.max() for s in own]),
-            }  # fmt: skip
+            name, ends = data.teachers[records[e].rationales[r].teacher], records[e].rationales[r].step_ends
+            text = made[records[e].id][name]
+            offsets = tokeniser.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            nll = nll_N[starts[i] : starts[i + 1]]
+            own = np.split(nll, ends)[: len(ends)]
+            found[records[e].id][name] = {
+                "gold": [float(probed.gold0_R[i]), *probed.gold_P[batch.rationale_P == i].tolist()],
+                "mean": [float(s.mean()) for s in own],
+                "max": [float(s.max()) for s in own],
+                "result": result_losses(text, offsets, nll, list(ends)),
+            }
+        with store.open("a", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(row) + "\n" for row in found.values() if {"clean", "corrupted"} <= row.keys())
+
+
+def fall(clean: dict, wrong: dict) -> np.ndarray:
+    """How much further the corrupted text falls behind its twin at each step, in nats per answer token."""
+    return np.diff(clean["gold"]) - np.diff(wrong["gold"])
+
+
+def fall_before_the_end(clean: dict, wrong: dict) -> np.ndarray:
+    """The same; the last step, which states the answer, counts only where no earlier one fell noticeably."""
+    found = fall(clean, wrong)
+    if (found[:-1] > NOTICEABLE).any():
+        found[-1] = -np.inf
     return found
 
 
-def main(data: str, teacher: str, model: str, count: int = 200) -> None:
-    """Print the share of hits of each way."""
+WAYS: dict[str, Callable[[dict, dict], Any]] = {
+    "with the clean twin: largest fall behind": fall,
+    "with the clean twin: largest fall behind, the last step aside": fall_before_the_end,
+    "alone: largest drop of the gold answer": lambda c, w: -np.diff(w["gold"]),
+    "alone: largest mean token loss": lambda c, w: w["mean"],
+    "alone: largest token loss": lambda c, w: w["max"],
+    "alone: largest token loss of a stated result": lambda c, w: w["result"],
+    "by rule: an equation that does not hold": lambda c, w: w["broken"],
+    "chance": lambda c, w: np.random.default_rng(len(w["gold"])).random(len(w["max"])),
+}
+
+
+def hits(rows: list[dict], way: Callable[[dict, dict], Any]) -> str:
+    """Shares of the corrupted step or the next, and of the very step, with the standard error of the first."""
+    off = np.array([int(np.argmax(way(row["clean"], row["corrupted"]))) - row["place"] for row in rows])
+    near = np.isin(off, (0, 1))
+    return f"{near.mean():.3f} ± {near.std() / len(near) ** 0.5:.3f} | {(off == 0).mean():.3f}"
+
+
+def main(data: str, teacher: str, model: str, store: Path, count: int = 300) -> None:
+    """Measure what the store lacks and print the share of hits of each way."""
+    done = [json.loads(line) for line in store.read_text(encoding="utf-8").splitlines()] if store.exists() else []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pairs.jsonl"
-        places = pairs(data, teacher, count, file)
-        found = measured(file, model)
-
-    def standard(x: np.ndarray) -> np.ndarray:
-        return (x - x.mean()) / (x.std() + 1e-9)
-
-    ways = {
-        "with the clean twin: largest fall behind": lambda c, w: np.diff(c["gold"]) - np.diff(w["gold"]),
-        "alone: largest drop of the gold answer": lambda c, w: -np.diff(w["gold"]),
-        "alone: largest mean token loss": lambda c, w: w["mean"],
-        "alone: largest token loss": lambda c, w: w["max"],
-        "alone: token loss and drop": lambda c, w: standard(w["max"]) + standard(-np.diff(w["gold"])),
-        "chance": lambda c, w: np.random.default_rng(len(w["gold"])).random(len(w["max"])),
-    }
-    print(f"{len(found)} examples\n| way | the step or the next | the very step |\n|---|---|---|")
-    for name, way in ways.items():
-        at = [int(np.argmax(way(of["clean"], of["corrupted"]))) - places[i] for i, of in found.items() if len(of) == 2]
-        print(f"| {name} | {np.mean([a in (0, 1) for a in at]):.3f} | {np.mean([a == 0 for a in at]):.3f} |")
+        made = pairs(data, teacher, count, {row["id"] for row in done}, file)
+        if file.stat().st_size:
+            measured(made, file, model, store)
+    rows = [json.loads(line) for line in store.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if row["id"] in made and len(row["clean"]["gold"]) == len(row["clean"]["max"]) + 1]
+    for row in rows:
+        row["corrupted"]["broken"] = made[row["id"]]["broken"]
+    third = len(rows) // 3
+    print(
+        f"{third} and {len(rows) - third} examples\n| way | hit, to choose on | very step | hit, reported | very step |"
+    )
+    print("|---|---|---|---|---|")
+    for name, way in WAYS.items():
+        print(f"| {name} | {hits(rows[:third], way)} | {hits(rows[third:], way)} |")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], *(int(word) for word in sys.argv[4:]))
+    main(*sys.argv[1:4], Path(sys.argv[4]), *(int(word) for word in sys.argv[5:]))
