@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from compact_ds import __version__
+from compact_ds.cli.analyze import add_analyze
 from compact_ds.cli.bench import add_bench
 from compact_ds.cli.cluster import add_cluster
 from compact_ds.cli.data import add_data
@@ -56,6 +57,9 @@ def _parser() -> Parser:
     parser = Parser(prog="compact-ds", description="Distil several teachers' rationales into one student.")
     parser.add_argument("--version", action="version", version=f"compact-ds {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for declare in (add_train, add_cluster, add_score, add_evaluate, add_report, add_data, add_bench):
+    declared = (
+        add_train, add_cluster, add_score, add_evaluate, add_analyze, add_report, add_data, add_bench,
+    )  # fmt: skip
+    for declare in declared:
         declare(commands)
     return parser
