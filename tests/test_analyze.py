@@ -21,7 +21,7 @@ from compact_ds.student.load import load_tokenizer
 from compact_ds.tree.tokenise import Tokeniser
 
 TOKENISER = Tokeniser(load_tokenizer(StudentConfig(model="scratch", tokenizer="task:arithmetic")), "\nThe answer is ")
-EXAMPLES = list(read("task:arithmetic", DataConfig(train="task:arithmetic"), 0, limit=8))
+EXAMPLES = list(read("task:arithmetic", DataConfig(train="task:arithmetic"), 0, limit=4))
 
 
 def student(seed, moved=0.0):
@@ -97,7 +97,7 @@ def test_states_in_padded_batches_are_those_of_each_prompt_alone():
         length = len(prompt.ids) - prompt.start
         assert np.allclose(mean, counted[0][place][1][-length:].mean(0), atol=1e-5)
     figures = teachers(found)
-    assert figures["chance"] == 1 / 8 and set(figures["drift"]) == {"ada", "ben", "cleo"}
+    assert figures["chance"] == 1 / 4 and set(figures["drift"]) == {"ada", "ben", "cleo"}
 
 
 def test_the_command_writes_figures_and_pictures(folders, tmp_path, capsys):
