@@ -6,6 +6,7 @@ Owns one thread. What the heartbeats mean is `launcher.verdict`'s, what an excep
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import socket
@@ -49,6 +50,7 @@ class Watch:
         self._folder, self._interval, self._stop = folder / heartbeat.FOLDER, interval, stop
         self._timeout = timeout
         self._place = faults.Place(int(os.environ.get("RANK", "0")), socket.gethostname(), folder)
+        self._machine = heartbeat.this_machine()
         self._meeting = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
         self._step, self._phase, self._since = 0, "loading", time.time()
         self._work, self._num_steps = 0.0, 0
@@ -110,16 +112,15 @@ class Watch:
         place, work = self._place, self._work if self._num_steps >= MIN_STEPS else None
         now = (time.time(), self._step, self._phase, self._since, self._collectives())
         try:
-            heartbeat.write(
-                self._folder, Beat(place.rank, place.host, os.getpid(), self._meeting, *now, work, self._fault)
-            )
+            who = (place.rank, place.host, self._machine, os.getpid(), self._meeting)
+            heartbeat.write(self._folder, Beat(*who, *now, work, self._fault))
         except OSError:
             LOGGER.debug("no heartbeat", exc_info=True)  # a full disk must not end the run; silence is noticed
 
     def _others(self) -> tuple[list[Beat], list[Beat]]:
         """The other ranks' beats, and those of them that are lost."""
         beats = [b for b in heartbeat.read(self._folder, self._meeting) if b.rank != self._place.rank]
-        return beats, verdict.lost(beats, self._place.host, psutil.pid_exists, SILENT_BEATS * self._interval)
+        return beats, verdict.lost(beats, self._machine, psutil.pid_exists, SILENT_BEATS * self._interval)
 
     def _leave_if_alone(self) -> None:
         """End this process when a rank of this node has ended and a collective keeps this one from seeing it.
@@ -131,7 +132,7 @@ class Watch:
         if not beside:
             return
         beats = [b for b in heartbeat.read_ranks(self._folder, beside) if b.meeting == self._meeting]
-        gone = verdict.lost([b for b in beats if b.host == self._place.host], self._place.host, psutil.pid_exists, 1e9)
+        gone = verdict.lost(beats, self._machine, psutil.pid_exists, math.inf)
         ended = verdict.failed(beats)
         if not (gone or ended) or self._ended.wait(LEAVE_SECONDS):
             return

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 
 from compact_ds.errors import FaultError
 from compact_ds.launcher import verdict
-from compact_ds.launcher.heartbeat import DONE, Beat
+from compact_ds.launcher.heartbeat import DONE, Beat, this_machine
 
 SSH_FAILED = 255
 SILENT_SECONDS = 20.0
@@ -32,7 +31,7 @@ def cause(code: int, beats: Sequence[Beat], run_dir: Path) -> FaultError | None:
             "less); --resume goes on from the newest checkpoint, --max-restarts does so by itself"
         )
     lost = [beat for beat in beats if beat.phase != DONE and beat.fault is None]
-    gone = verdict.lost(lost, socket.gethostname(), _is_alive, SILENT_SECONDS) or lost
+    gone = verdict.lost(lost, this_machine(), _is_alive, SILENT_SECONDS) or lost
     if number is not None:
         found = f"{verdict.lost_of(gone) or 'a rank'}: ended by signal {number.name}"
         return FaultError(where, found, "every rank to run on", remedy)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ class Beat:
 
     rank: int
     host: str
+    machine: str
+    """Tells whose process numbers mean the same: nodes and containers may share a name."""
     pid: int
     meeting: str
     """MASTER_ADDR:MASTER_PORT: tells the ranks of this start from those of an earlier one."""
@@ -48,6 +51,15 @@ class Beat:
     def place(self) -> str:
         """The rank and its node, for people."""
         return f"rank {self.rank} on {self.host}"
+
+
+def this_machine() -> str:
+    """The kernel's boot and this process's namespace of process numbers; the name where there are no such files."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return socket.gethostname()
 
 
 def write(folder: Path, beat: Beat) -> None:

@@ -17,9 +17,9 @@ SLOW_SECONDS = 0.02
 
 
 def lost(beats: Sequence[Beat], here: str, is_alive: Callable[[int], bool], silent_seconds: float) -> list[Beat]:
-    """Ranks that ended without an error line: their process is gone, or, on another node, silent for so long."""
+    """Ranks that ended without an error line: their process on this machine is gone, or they were silent for so long."""
     left = [beat for beat in beats if beat.phase != DONE and beat.fault is None]
-    return [b for b in left if (not is_alive(b.pid) if b.host == here else False) or b.age > silent_seconds]
+    return [b for b in left if (not is_alive(b.pid) if b.machine == here else False) or b.age > silent_seconds]
 
 
 def lost_of(beats: Sequence[Beat]) -> str:

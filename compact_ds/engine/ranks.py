@@ -19,6 +19,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from compact_ds.engine.allocator import keep_freed_memory
+from compact_ds.engine.interface import choose_interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ def ranks(timeout_seconds: int) -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
         keep_freed_memory()
+        choose_interface()
     deepspeed.init_distributed(backend, timeout=timedelta(seconds=timeout_seconds), verbose=False)
     device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else torch.device("cpu")
     try:
