@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from compact_ds import config as configuration
+from compact_ds import model_card
 from compact_ds.branches import Branches
 from compact_ds.config import Config
 from compact_ds.engine.ranks import Ranks, ranks
@@ -29,10 +30,11 @@ from compact_ds.errors import ConfigError
 from compact_ds.evaluation.generation import evaluate, summary, write_rows
 from compact_ds.identity import identity
 from compact_ds.launcher import heartbeat
-from compact_ds.metrics import EVALUATIONS, METRICS, RunLog, read
+from compact_ds.metrics import EVALUATIONS, RunLog, read
 from compact_ds.mixer.gradient_mode import Reference, groups_of
 from compact_ds.reference_sets import ReferenceSet, reference_sets
 from compact_ds.run_checkpoints import RunCheckpoints
+from compact_ds.run_summary import write_summary
 from compact_ds.step import Step, StepResult
 from compact_ds.student import export
 from compact_ds.student.load import load_lm, load_tokenizer
@@ -225,7 +227,9 @@ class _Run:
         if log is not None:
             export.save(plain, self.tokeniser.tokenizer, self.folder / "final")
             log.close()
-            _write_summary(self.config, self.folder)
+            figures = write_summary(self.config, self.folder)
+            templated = self.tokeniser.tokenizer.chat_template is not None
+            model_card.write(self.config, figures, len(self.data.usable), templated, self.folder / "final")
             self._report_traffic()
         self.group.barrier()
 
@@ -256,37 +260,6 @@ def _row(step: int, lr: float, result: StepResult, seconds: float, num_bytes: in
     """A line of `metrics.jsonl`."""
     scalars = {**asdict(result.metrics), "step_seconds": seconds, "traffic_bytes": num_bytes}
     return {"step": step, "lr": lr, **scalars, **result.per_teacher}
-
-
-def _write_summary(config: Config, folder: Path) -> None:
-    """`summary.json`: the run in one object, for `compare` and for people."""
-    rows, evaluations = read(folder / METRICS), read(folder / "evaluations.jsonl")
-    quarter = rows[-max(1, len(rows) // 4) :]
-    means = {key: _teacher_means(quarter, key) for key in ("weight", "weight_right", "weight_wrong")}
-    first, final = (evaluations[0], evaluations[-1]) if evaluations else ({}, {})
-    result = {
-        "method": config.method,
-        "seed": config.seed,
-        "steps": config.max_steps,
-        "accuracy": final.get("accuracy"),
-        "accuracy_before": first.get("accuracy"),
-        "answer_loss": final.get("answer_loss"),
-        "answer_loss_before": first.get("answer_loss"),
-        "answer_loss_after_steps": final.get("answer_loss_after_steps"),
-        "answer_loss_after_steps_before": first.get("answer_loss_after_steps"),
-        "n": final.get("n"),
-        "train_seconds": sum(row["step_seconds"] for row in rows),
-        "right_share": sum(row["right_share"] for row in quarter) / len(quarter),
-        **means,
-    }
-    (folder / "summary.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def _teacher_means(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
-    """Mean over steps of a per-teacher metric, where the teacher was there."""
-    teachers = sorted({teacher for row in rows for teacher in row[key]})
-    values = {t: [row[key][t] for row in rows if t in row[key]] for t in teachers}
-    return {t: sum(v) / len(v) for t, v in values.items()}
 
 
 if __name__ == "__main__":

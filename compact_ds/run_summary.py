@@ -1,0 +1,47 @@
+"""`summary.json`: a whole run in one object, for `compare`, the model card and people.
+
+Owns the names of its figures. They are read back from the run's own files, so a resumed run has those of all its parts.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from compact_ds.config import Config
+from compact_ds.metrics import EVALUATIONS, METRICS, read
+
+SUMMARY = "summary.json"
+
+
+def write_summary(config: Config, folder: Path) -> dict[str, Any]:
+    """Write `summary.json` of a finished run and return what it says. Weights are means over the last quarter of the steps."""
+    rows, evaluations = read(folder / METRICS), read(folder / EVALUATIONS)
+    quarter = rows[-max(1, len(rows) // 4) :]
+    means = {key: _teacher_means(quarter, key) for key in ("weight", "weight_right", "weight_wrong")}
+    first, final = (evaluations[0], evaluations[-1]) if evaluations else ({}, {})
+    result = {
+        "method": config.method,
+        "seed": config.seed,
+        "steps": config.max_steps,
+        "accuracy": final.get("accuracy"),
+        "accuracy_before": first.get("accuracy"),
+        "answer_loss": final.get("answer_loss"),
+        "answer_loss_before": first.get("answer_loss"),
+        "answer_loss_after_steps": final.get("answer_loss_after_steps"),
+        "answer_loss_after_steps_before": first.get("answer_loss_after_steps"),
+        "n": final.get("n"),
+        "train_seconds": sum(row["step_seconds"] for row in rows),
+        "right_share": sum(row["right_share"] for row in quarter) / len(quarter),
+        **means,
+    }
+    (folder / SUMMARY).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def _teacher_means(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
+    """Mean over steps of a per-teacher metric, where the teacher was there."""
+    teachers = sorted({teacher for row in rows for teacher in row[key]})
+    values = {t: [row[key][t] for row in rows if t in row[key]] for t in teachers}
+    return {t: sum(v) / len(v) for t, v in values.items()}
