@@ -161,6 +161,9 @@ LONG = {
     "announcements": "the answer is " * 15_000,
     "adjectives": "the final " * 20_000,
     "digits": "18" * 100_000,
+    "rows of a table": "|a|\n" * 40_000,
+    "boxes": "\\boxed{" * 30_000,
+    "headings": "## Plan\n" * 25_000,
 }
 
 
