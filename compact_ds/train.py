@@ -27,7 +27,7 @@ from compact_ds.engine.shards import full_state
 from compact_ds.engine.start import Engine, learning_rate
 from compact_ds.environment import environment
 from compact_ds.errors import ConfigError
-from compact_ds.evaluation.generation import evaluate, summary, write_rows
+from compact_ds.evaluation.generation import decoding_of, evaluate, summary, write_rows
 from compact_ds.identity import identity
 from compact_ds.launcher import heartbeat
 from compact_ds.metrics import EVALUATIONS, RunLog, read
@@ -151,7 +151,7 @@ class _Run:
 
     def _loop(self, stop: _StopRequests, log: RunLog | None) -> int:
         config, last = self.config, self.config.max_steps
-        if self.step == 0 or self._owes_evaluation():
+        if self._owes_first() or self._owes_evaluation():
             self.evaluate(log)
         while self.step < last:
             self.watch.at(self.step, "step")
@@ -188,6 +188,9 @@ class _Run:
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.step % every == 0 and self.step < self.config.max_steps
 
+    def _owes_first(self) -> bool:
+        return self.step == 0 and self.config.evaluation.before
+
     def _owes_evaluation(self) -> bool:
         """Whether a resumed run was stopped on a step that it should have evaluated, before it did."""
         if not self._is_due(self.config.evaluation.every):
@@ -208,7 +211,7 @@ class _Run:
         if examples:
             mine = examples[self.group.rank :: self.group.world_size]
             rows = evaluate(
-                plain, self.tokeniser, mine, settings.batch_size, settings.max_new_tokens, self.group.is_first
+                plain, self.tokeniser, mine, settings.batch_size, decoding_of(settings), self.group.is_first
             )
             everyone = [row for part in self.group.gather(rows) for row in part]
             if log is not None:

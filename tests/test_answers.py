@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_ds.data.answers import final_answer, same_answer
+from compact_ds.data.answers import final_answer, same_answer, through_answer
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -153,3 +153,25 @@ def test_verdicts_of_the_source_are_reproduced() -> None:
 )
 def test_an_answer_under_a_heading_or_in_a_box(text: str, answer: str) -> None:
     assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("I add. The answer is 3.", None),
+        ("The answer is 3.5", None),
+        ("I add. The answer is 3. The next", "I add. The answer is 3."),
+        ("The answer is 40 + 50 = 90. Good", "The answer is 40 + 50 = 90."),
+        ("The answer is A. Bank", None),
+        ("The answer is A. Bank\nNext", "The answer is A. Bank"),
+        ("The answer is\n\n5", None),
+        ("The answer is:\n\n5 apples\n", "The answer is:\n\n5 apples"),
+        ("## Answer\n42\n", "## Answer\n42"),
+        ("**Answer:** 5\nx", "**Answer:** 5"),
+        ("#### Step 1\nadd", None),
+        ("#### 0\nadd", "#### 0"),
+        ("no conclusion. At all. ", None),
+    ],
+)
+def test_a_text_up_to_the_end_of_its_answer_sentence(text: str, end: str | None) -> None:
+    assert through_answer(text) == end

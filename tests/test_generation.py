@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from compact_ds.data.arithmetic import examples
 from compact_ds.data.records import Example
 from compact_ds.errors import DataError
 from compact_ds.evaluation import generation
+from compact_ds.evaluation.decoding import Decoding
 from compact_ds.evaluation.generation import answer_losses, evaluate, generate, losses_after_steps, summary, write_rows
 from compact_ds.student.load import load_tokenizer
 from compact_ds.tree.tokenise import Tokeniser
@@ -55,6 +57,13 @@ def greedy(lm: Any, question: str, max_new_tokens: int) -> list[int]:
     return new
 
 
+def written(lm: Any, asked: Sequence[Example], max_new_tokens: int) -> list[str]:
+    """The greedy text of each question, written as one batch."""
+    texts = generate(lm, TOKENISER, asked, Decoding(max_new_tokens, stops_at_answer=False))
+    assert all(len(own) == 1 for own in texts)
+    return [own[0] for own in texts]
+
+
 @pytest.fixture(scope="module")
 def lm() -> Any:
     return student(0)
@@ -66,8 +75,8 @@ def test_a_padded_batch_writes_what_each_question_alone_gets(seed: int) -> None:
     alone = [greedy(lm, question, 12) for question in QUESTIONS]
     assert len({tuple(ids) for ids in alone}) == len(alone)
     texts = [TOKENISER.tokenizer.decode(ids, skip_special_tokens=True) for ids in alone]
-    assert generate(lm, TOKENISER, QUESTIONS, 12) == texts
-    assert [generate(lm, TOKENISER, [question], 12)[0] for question in QUESTIONS] == texts
+    assert written(lm, EXAMPLES, 12) == texts
+    assert [written(lm, [example], 12)[0] for example in EXAMPLES] == texts
 
 
 def test_text_ends_with_the_end_of_text_token(lm: Any) -> None:
@@ -78,7 +87,7 @@ def test_text_ends_with_the_end_of_text_token(lm: Any) -> None:
         makes, end = TOKENISER.tokenizer.convert_tokens_to_ids(["makes", "<eos>"])
         head[end] = head[makes] * 1.01
     alone = [greedy(lm, question, 20) for question in QUESTIONS]
-    texts = generate(lm, TOKENISER, QUESTIONS, 20)
+    texts = written(lm, EXAMPLES, 20)
     with torch.no_grad():
         head.copy_(kept)
     lengths = [len(ids) for ids in alone]
@@ -88,7 +97,7 @@ def test_text_ends_with_the_end_of_text_token(lm: Any) -> None:
 
 def test_what_the_models_folder_says_about_generation_does_not_count() -> None:
     lm = student(1)
-    plain = generate(lm, TOKENISER, QUESTIONS, 12)
+    plain = written(lm, EXAMPLES, 12)
     brought = {
         "do_sample": True, "temperature": 5.0, "top_k": 3, "top_p": 0.5, "repetition_penalty": 3.0, "num_beams": 3,
         "no_repeat_ngram_size": 1, "max_length": 5, "max_new_tokens": 2, "eos_token_id": 8,
@@ -96,7 +105,7 @@ def test_what_the_models_folder_says_about_generation_does_not_count() -> None:
     for name, value in brought.items():
         lm = student(1)
         setattr(lm.generation_config, name, value)
-        assert generate(lm, TOKENISER, QUESTIONS, 12) == plain, name
+        assert written(lm, EXAMPLES, 12) == plain, name
 
 
 def test_answer_losses_are_those_of_transformers(lm: Any) -> None:
@@ -136,15 +145,15 @@ def test_every_question_has_its_own_row(lm: Any, monkeypatch: pytest.MonkeyPatch
     said = {e.question: f"so the answer is {e.answer if i % 2 else 'max'} ." for i, e in enumerate(held_out)}
     sizes = []
 
-    def written(_lm: Any, _tokeniser: Any, questions: list[str], max_new_tokens: int) -> list[str]:
-        assert max_new_tokens == 6
-        sizes.append(len(questions))
-        return [said[question] for question in questions]
+    def said_to(_lm: Any, _tokeniser: Any, asked: list[Example], decoding: Decoding) -> list[list[str]]:
+        assert decoding.max_new_tokens == 6
+        sizes.append(len(asked))
+        return [[said[example.question]] for example in asked]
 
-    monkeypatch.setattr(generation, "generate", written)
+    monkeypatch.setattr(generation, "generate", said_to)
     mixed = [held_out[0], EXAMPLES[3], *held_out[1:]]
     said[EXAMPLES[3].question] = "0"
-    rows = {row["id"]: row for row in evaluate(lm, TOKENISER, mixed, batch_size, 6, progress=False)}
+    rows = {row["id"]: row for row in evaluate(lm, TOKENISER, mixed, batch_size, Decoding(6), progress=False)}
     assert (sum(sizes), max(sizes)) == (6, min(batch_size, 6))
     assert set(rows) == {e.id for e in mixed}
     for i, example in enumerate(held_out):

@@ -23,10 +23,10 @@ def add_evaluate(commands: Any) -> None:
 
 
 def _eval(arguments: argparse.Namespace) -> int:
+    from compact_ds.evaluation.decoding import Decoding
     from compact_ds.evaluation.generation import evaluate_folder
 
-    result = evaluate_folder(
-        arguments.model, arguments.data, arguments.limit, arguments.batch_size, arguments.max_new_tokens
-    )
+    decoding = Decoding(arguments.max_new_tokens)
+    result = evaluate_folder(arguments.model, arguments.data, arguments.limit, arguments.batch_size, decoding)
     print_figures(result, arguments.json)
     return 0

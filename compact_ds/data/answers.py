@@ -29,6 +29,8 @@ CONCLUSION = re.compile(
 )
 """The words that announce an answer; what follows them is the answer."""
 
+_MAY_ANNOUNCE = re.compile("answer|choice|option|####", re.IGNORECASE)
+
 _NUMBER = re.compile(
     r"(?P<sign>[-\u2212\u2013]\s?)?[$€£]?\s?(?P<inner>[-\u2212\u2013])?"
     r"(?P<value>(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
@@ -69,6 +71,29 @@ def final_answer(text: str) -> str | None:
     answer = boxed.group(1) if boxed else sentence.rpartition("=")[2]
     answer = answer.strip().strip("*_`\"'“”").rstrip(".!").strip().strip("*_`\"'“”$").strip()
     return answer or None
+
+
+def through_answer(text: str) -> str | None:
+    """`text` up to the end of its first answer sentence; None while that sentence may still go on.
+
+    A sentence is over when another has begun or its line has ended. After `####`, which heads sections too, only a number
+    counts.
+    """
+    if not _MAY_ANNOUNCE.search(text):
+        return None
+    for announced in CONCLUSION.finditer(text):
+        words = announced.group()
+        rest = text[announced.end() :]
+        answer = rest.lstrip()
+        shown = answer.startswith(("\\[", "$$"))
+        line, newline, _ = (answer, "", "") if shown else answer.partition("\n")
+        if words.startswith("####") and (not newline or _whole_number(line) is None):
+            continue
+        begun = f"{words.rstrip()} {line}"
+        sentence = pieces(begun)[0]
+        if answer and (newline or len(sentence) < len(begun.rstrip())):
+            return text[: announced.end()] + rest[: len(rest) - len(answer)] + sentence[len(words.rstrip()) + 1 :]
+    return None
 
 
 def same_answer(found: str | None, gold: str) -> bool:

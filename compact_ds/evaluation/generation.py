@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from compact_ds.config import DataConfig, StudentConfig
+from compact_ds.config import DataConfig, EvaluationConfig, StudentConfig
 from compact_ds.data.answers import final_answer, same_answer
 from compact_ds.data.readers import read
 from compact_ds.data.records import Example, Rationale
 from compact_ds.errors import DataError
+from compact_ds.evaluation.decoding import Decoding, decode, pad_left
+from compact_ds.evaluation.samples import majority
 from compact_ds.student.load import from_pretrained, load_tokenizer, locate
 from compact_ds.tree.tokenise import Tokeniser
 
 
-def evaluate_folder(model: str, data: str, limit: int | None, batch_size: int, max_new_tokens: int) -> dict[str, Any]:
+def evaluate_folder(model: str, data: str, limit: int | None, batch_size: int, decoding: Decoding) -> dict[str, Any]:
     """Accuracy, gold-answer losses and number of questions of a student, named as `student.model` names it, on a source."""
     from transformers import AutoModelForCausalLM
 
@@ -34,32 +35,48 @@ def evaluate_folder(model: str, data: str, limit: int | None, batch_size: int, m
     where, arguments = locate(model)
     lm = from_pretrained(AutoModelForCausalLM, where, "MODEL", dtype="auto", **arguments).to(device).eval()
     examples = list(read(data, DataConfig(train=data), 0, limit=limit))
-    rows = evaluate(lm, tokeniser, examples, batch_size, max_new_tokens, progress=True)
+    rows = evaluate(lm, tokeniser, examples, batch_size, decoding, progress=True)
     return summary(rows)
 
 
+def decoding_of(settings: EvaluationConfig) -> Decoding:
+    """How the section `evaluation` wants texts written."""
+    return Decoding(settings.max_new_tokens, settings.stops_at_answer, tuple(settings.stop))
+
+
 def evaluate(
-    lm: Any, tokeniser: Tokeniser, examples: Sequence[Example], batch_size: int, max_new_tokens: int, progress: bool
+    lm: Any, tokeniser: Tokeniser, examples: Sequence[Example], batch_size: int, decoding: Decoding, progress: bool
 ) -> list[dict[str, Any]]:
-    """One row a question: id, gold, generated text, the answer found in it, whether it is right, gold-answer losses."""
+    """One row a question: id, gold, generated text, the answer found in it, whether it is right, gold-answer losses.
+
+    Of several samples `text` and `found` are the first that gives the most frequent answer; `samples` has all, `share_right`
+    how many of them are right.
+    """
     rows: list[dict[str, Any]] = []
     # Alike lengths together waste no padding.
     ordered = sorted(examples, key=lambda e: len(e.question))
     with tqdm(total=len(ordered), desc="evaluate", unit="question", disable=not progress, leave=False) as bar:
         for start in range(0, len(ordered), batch_size):
             part = ordered[start : start + batch_size]
-            texts = generate(lm, tokeniser, [e.question for e in part], max_new_tokens)
+            texts = generate(lm, tokeniser, part, decoding)
             losses = answer_losses(lm, tokeniser, [(e, None) for e in part])
             after = losses_after_steps(lm, tokeniser, part)
-            for example, text, loss, reasoned in zip(part, texts, losses, after, strict=True):
-                found = final_answer(text)
-                right = same_answer(found, example.answer)
-                rows.append(
-                    {"id": example.id, "gold": example.answer, "text": text, "found": found, "right": right,
-                     "answer_loss": loss, "answer_loss_after_steps": reasoned}
-                )  # fmt: skip
+            for example, written, loss, reasoned in zip(part, texts, losses, after, strict=True):
+                answered = _answered(example, written)
+                rows.append(answered | {"answer_loss": loss, "answer_loss_after_steps": reasoned})
             bar.update(len(part))
     return rows
+
+
+def _answered(example: Example, texts: Sequence[str]) -> dict[str, Any]:
+    samples = [{"text": text, "found": final_answer(text)} for text in texts]
+    for sample in samples:
+        sample |= {"right": same_answer(sample["found"], example.answer)}
+    chosen = samples[majority([sample["found"] for sample in samples])]
+    row = {"id": example.id, "gold": example.answer, **chosen}
+    if len(samples) > 1:
+        row |= {"share_right": sum(bool(s["right"]) for s in samples) / len(samples), "samples": samples}
+    return row
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -81,21 +98,14 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
-def generate(lm: Any, tokeniser: Tokeniser, questions: Sequence[str], max_new_tokens: int) -> list[str]:
-    """The student's greedy text for each question, as one left-padded batch with a key/value cache.
+def generate(lm: Any, tokeniser: Tokeniser, examples: Sequence[Example], decoding: Decoding) -> list[list[str]]:
+    """The student's texts for each question, `decoding.samples` of them, written as one batch.
 
-    Penalties and beams that a model's folder brings are switched off: the trained student would not have them.
+    What a model's folder says about generation (penalties, beams) does not count: the trained student would not have it.
     """
-    tokenizer = tokeniser.tokenizer
-    prompts = [torch.from_numpy(tokeniser.prompt(q)).long() for q in questions]
-    ids, mask = _pad(prompts, tokenizer.pad_token_id)
-    out = lm.generate(
-        input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), max_new_tokens=max_new_tokens, do_sample=False,
-        temperature=None, top_p=None, top_k=None, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    return list(tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True))
+    prompts = [torch.from_numpy(tokeniser.prompt(example.question)).long() for example in examples]
+    keys = [zlib.crc32(example.id.encode()) for example in examples]
+    return decode(lm, tokeniser.tokenizer, prompts, decoding, keys)
 
 
 def losses_after_steps(lm: Any, tokeniser: Tokeniser, examples: Sequence[Example]) -> list[float | None]:
@@ -126,7 +136,7 @@ def answer_losses(lm: Any, tokeniser: Tokeniser, asked: Sequence[tuple[Example, 
             parts.insert(1, rationale_ids[: step_ends[-1]])
         sequences.append(torch.cat([torch.from_numpy(part) for part in parts]).long())
         lengths.append(answer_tokens)
-    ids, mask = _pad(sequences, tokeniser.tokenizer.pad_token_id)
+    ids, mask = pad_left(sequences, tokeniser.tokenizer.pad_token_id)
     keep = max(lengths) + 1
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     logits = lm(
@@ -136,15 +146,6 @@ def answer_losses(lm: Any, tokeniser: Tokeniser, asked: Sequence[tuple[Example, 
         logits[:, :-1].transpose(1, 2), ids[:, 1 - keep :].to(lm.device), reduction="none"
     ).cpu()
     return [float(row[-length:].mean()) for row, length in zip(loss, lengths, strict=True)]
-
-
-def _pad(sequences: Sequence[Tensor], value: int) -> tuple[Tensor, Tensor]:
-    # Answers end where the row ends, and generation goes on from there.
-    side = "left"
-    pad = torch.nn.utils.rnn.pad_sequence
-    ids = pad(list(sequences), batch_first=True, padding_value=value, padding_side=side)
-    mask = pad([torch.ones_like(s) for s in sequences], batch_first=True, padding_side=side)
-    return ids, mask
 
 
 def write_rows(rows: Sequence[dict[str, Any]], file: Path) -> None:

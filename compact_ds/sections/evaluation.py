@@ -18,3 +18,10 @@ class EvaluationConfig(Section):
     """Questions generated at a time."""
     max_new_tokens: int = Field(256, ge=1)
     """Longest generated rationale."""
+
+    stops_at_answer: bool = True
+    """End a generated text with its first complete answer sentence; what a student writes after it counts for nothing."""
+    stop: list[str] = Field(default_factory=list)
+    """Strings before which a generated text ends."""
+    before: bool = True
+    """Evaluate the untrained student too; runs that start from the same one need it once."""
