@@ -20,7 +20,8 @@ def write_summary(config: Config, folder: Path) -> dict[str, Any]:
     rows, evaluations = read(folder / METRICS), read(folder / EVALUATIONS)
     quarter = rows[-max(1, len(rows) // 4) :]
     means = {key: _teacher_means(quarter, key) for key in ("weight", "weight_right", "weight_wrong")}
-    first, final = (evaluations[0], evaluations[-1]) if evaluations else ({}, {})
+    final: dict[str, Any] = evaluations[-1] if evaluations else {}
+    first: dict[str, Any] = evaluations[0] if evaluations and evaluations[0]["step"] == 0 else {}
     result = {
         "method": config.method,
         "seed": config.seed,
