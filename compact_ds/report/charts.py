@@ -41,6 +41,13 @@ def colours(names: Iterable[str]) -> dict[str, str]:
     return {name: _PALETTE[i % len(_PALETTE)] for i, name in enumerate(names)}
 
 
+def extended(colour: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """`colour` with colours for the names that it lacks, from where it ends."""
+    return dict(colour) | {
+        name: _PALETTE[(len(colour) + i) % len(_PALETTE)] for i, name in enumerate(n for n in names if n not in colour)
+    }
+
+
 def binned(series: str, values: Sequence[tuple[int, float | None]]) -> list[Row]:
     """A series of (step, value) as at most POINTS rows: the mean over consecutive steps that have a value."""
     if not values:

@@ -25,7 +25,7 @@ def costs(runs: Sequence[Run]) -> Section:
         charts.append(column("", [chart("MiB a step on each rank", bars(rows, kinds, "MiB a step", colour))]))
     blocks: list[Block] = [beside(charts), table("Seconds", ["run", "part", "seconds", "share"], _seconds(runs))]
     if any(run.traffic.get("bytes_per_step") for run in runs):
-        head = ["run", "ranks", "collective", "MiB a step", "calls a step", "x parameters"]
+        head = ["run", "ranks", "collective", "MiB a step", "calls a step", "times parameters"]
         blocks.append(table("Communication", head, _traffic_table(runs)))
     note = (
         "Seconds are the first rank's, waiting for the others included. Sizes are of whole tensors: a ring of W ranks sends "

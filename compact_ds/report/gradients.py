@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from compact_ds.report.blocks import Block, Section, beside, chart, column
-from compact_ds.report.charts import binned, colours, heat, lines
+from compact_ds.report.charts import binned, colours, extended, heat, lines
 from compact_ds.report.run_folder import Run
 
 _PAIR = " | "
@@ -41,10 +41,10 @@ def _of_run(run: Run, colour: Mapping[str, str]) -> list[Block]:
     for key, (title, unit) in _PER_TEACHER.items():
         names = sorted({name for row in run.steps for name in row.get(key, {})})
         rows = [p for name in names for p in binned(name, _values(run, key, name))]
-        # Groups of teachers and `update` have no colour of their own.
-        extended = dict(colour) | colours(name for name in names if name not in colour)
         if rows:
-            blocks.append(chart(f"{title}, {unit}", lines(rows, unit, extended, height=130, is_sparse=True)))
+            blocks.append(
+                chart(f"{title}, {unit}", lines(rows, unit, extended(colour, names), height=130, is_sparse=True))
+            )
     return blocks
 
 

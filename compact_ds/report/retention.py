@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from compact_ds.report.blocks import Block, Section, beside, chart, column
-from compact_ds.report.charts import binned, colours, lines
+from compact_ds.report.charts import binned, colours, extended, lines
 from compact_ds.report.run_folder import Run
 
 _STEPS = {
@@ -31,9 +31,13 @@ def _of_run(run: Run, colour: Mapping[str, str]) -> list[Block]:
         if key == "reference_loss":
             names = [name for name in names if name == "retention"]
         rows = [p for n in names for p in binned(n, [(r["step"], r[key].get(n)) for r in run.steps if r.get(key)])]
-        extended = dict(colour) | colours(name for name in names if name not in colour)
         if rows:
-            blocks.append(chart(f"{title}, {unit}", lines(rows, unit, extended, level=level, is_sparse=len(rows) < 60)))
+            blocks.append(
+                chart(
+                    f"{title}, {unit}",
+                    lines(rows, unit, extended(colour, names), level=level, is_sparse=len(rows) < 60),
+                )
+            )
     keys = sorted({key for row in run.evaluations for key in row if key.startswith(("retention", "kept_"))})
     rows = [
         {"series": key, "step": row["step"], "steps": str(row["step"]), "value": row[key]}

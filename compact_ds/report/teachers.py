@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from compact_ds.report.blocks import Block, Section, beside, chart, column, table
 from compact_ds.report.charts import binned, lines
@@ -35,25 +36,24 @@ def teachers(runs: Sequence[Run], colour: Mapping[str, str]) -> Section:
 def _of_run(run: Run, colour: Mapping[str, str], *, is_alone: bool) -> Block:
     start = int(run.config.get("compatibility", {}).get("warmup", 0))
     is_shown = 0 < start < len(run.steps)
-    weight = lines(
-        _rows(run, "weight"),
-        "share",
-        colour,
-        height=240,
-        level=1 / len(run.teachers),
-        start=start if is_shown else None,
-    )
+    equal, found = 1 / len(run.teachers), _rows(run, "weight")
+    # From nothing to a little more than what was reached: an even course is no flutter.
+    domain = (0.0, min(1.0, max(2 * equal, 1.05 * max(row["value"] for row in found))))
+    until = start if is_shown else None
+    weight = lines(found, "share", colour, height=240, level=equal, start=until, domain=domain)
+    # A method that has no use for a metric leaves it at zero.
+    measured = {key: _rows(run, key) for key in _BENEATH if any(row["value"] for row in _rows(run, key))}
     beneath = [
-        chart(f"{title}, {unit}", lines(rows, unit, colour, height=110, start=start if is_shown else None))
+        chart(f"{title}, {unit}", lines(measured[key], unit, colour, height=110, start=until))
         for key, (title, unit) in _BENEATH.items()
-        if (rows := _rows(run, key))
+        if key in measured
     ]
     if is_alone:
         beneath = [beside([column("", [one]) for one in beneath])]
     return column(run.name, [chart("Weight, share", weight), *beneath, _late(run)])
 
 
-def _rows(run: Run, key: str) -> list[dict[str, object]]:
+def _rows(run: Run, key: str) -> list[dict[str, Any]]:
     return [
         point
         for teacher in run.teachers
