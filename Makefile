@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 VALUES := tests/test_lse_triton.py tests/test_lse_backward.py tests/test_segment_scores.py
 
-.PHONY: demo test check gpu clean
+.PHONY: demo test check docs gpu clean
 
 demo: $(READY)
 	$(BIN)/compact-ds compare arithmetic --methods compact,uniform,single --seeds 1 --nprocs 2 run_dir=runs/demo
@@ -16,6 +16,11 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The documentation site, in build/docs.
+docs: $(READY)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 # Everything that a machine with a GPU can tell: the tests marked `gpu`, the kernels' values (which run in Triton's interpreter
 # elsewhere), and the benchmark, in a folder named by the device.
