@@ -22,6 +22,7 @@ from compact_ds import config as configuration
 from compact_ds import model_card
 from compact_ds.branches import Branches
 from compact_ds.config import Config
+from compact_ds.engine import random_state
 from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.engine.shards import full_state
 from compact_ds.engine.start import Engine, learning_rate
@@ -112,6 +113,7 @@ class _Run:
             data.write_left_out(self.folder / "left_out.jsonl")
             noted = json.dumps(environment(group.world_size), indent=2)
             (self.folder / "environment.json").write_text(noted + "\n", encoding="utf-8")
+        random_state.seed(config.seed)
         lm = load_lm(config, len(tokeniser.tokenizer))
         self.lm_config = lm.config
         self.engine = Engine(

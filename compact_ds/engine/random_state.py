@@ -14,6 +14,13 @@ import numpy as np
 import torch
 
 
+def seed(number: int) -> None:
+    """Start every generator of this process from one number: no run draws from a state that nobody could give it again."""
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    torch.manual_seed(number)
+
+
 def random_state(device: torch.device) -> dict[str, Any]:
     """The generators of Python, numpy and torch, and the device's."""
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
