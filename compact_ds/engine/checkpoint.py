@@ -6,7 +6,6 @@ only then its name. The files are `checkpoint_files`', the folders `checkpoint_f
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -80,13 +79,14 @@ def load(engine: Engine, ranks: Ranks, found: Found, trust: bool) -> dict[str, A
         with reading(trust):
             state: dict[str, Any] = torch.load(found.folder / STATE, map_location="cpu")
             path, _ = engine.deepspeed.load_checkpoint(str(source.parent), tag=source.name)
-    except (RuntimeError, OSError, pickle.UnpicklingError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        restore(state["random"], ranks.rank, ranks.device)
+    except Exception as error:
+        # Whatever a file that agrees with its manifest may hold: DeepSpeed and torch raise all kinds of errors over it.
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
         raise UserError(str(found.folder), reason, "a checkpoint of this run", "take another one") from None
     if path is None:
         raise UserError(str(found.folder), "nothing to load", "a checkpoint", "take another one")
     _part_step_counts(engine.deepspeed.optimizer)
-    restore(state["random"], ranks.rank, ranks.device)
     # At the same number of ranks DeepSpeed has put the checkpoint's own frozen parameters in place.
     engine.frozen = state["about"]["frozen"]
     ranks.barrier()
