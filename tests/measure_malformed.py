@@ -137,6 +137,7 @@ def measure(count: int, seed: int) -> tuple[Counter[tuple[str, str]], list[str],
             outcomes[kind, how] += 1
             if how != "refused":
                 wrong.append(f"{kind}: {what}: {how}: {said}")
+                print(wrong[-1], flush=True)
     return outcomes, wrong, longest
 
 
@@ -146,7 +147,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     outcomes, wrong, longest = measure(arguments.count, arguments.seed)
-    print("\n".join(wrong))
     for (kind, how), number in sorted(outcomes.items()):
         print(f"{kind:<12}{how:<12}{number:>6}")
     found = {f"{kind} {how}": number for (kind, how), number in sorted(outcomes.items())}
