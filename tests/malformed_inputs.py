@@ -176,7 +176,7 @@ def _wrong(leaf: dict[str, Any]) -> list[str]:
     if "boolean" in types:
         values += ["perhaps", "7"]
     if any("enum" in kind for kind in kinds):
-        values += ["nonsense", "3"]
+        values += ["nonsense", "33"]
     if "null" not in types and "default" not in leaf:
         values += ["null"]
     return values

@@ -12,13 +12,13 @@ class ScratchConfig(Section):
 
     family: str = "llama"
     """`model_type` of transformers."""
-    hidden_size: int = 128
+    hidden_size: int = Field(128, ge=1)
     """Width of the residual stream."""
-    intermediate_size: int = 512
+    intermediate_size: int = Field(512, ge=1)
     """Width of the feed-forward layer."""
-    num_hidden_layers: int = 3
+    num_hidden_layers: int = Field(3, ge=1)
     """Number of decoder layers."""
-    num_attention_heads: int = 4
+    num_attention_heads: int = Field(4, ge=1)
     """Attention heads; key and value heads are as many."""
     tie_word_embeddings: bool = False
     """Share the embedding matrix with the head."""

@@ -47,8 +47,7 @@ def load_lm(config: Config, vocabulary_size: int) -> Any:
     if student.scratch is not None:
         shape = student.scratch.model_dump(exclude={"family"})
         shape["num_key_value_heads"] = student.scratch.num_attention_heads
-        architecture = AutoConfig.for_model(student.scratch.family, vocab_size=vocabulary_size, **shape)
-        lm = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
+        lm = _from_scratch(student.scratch.family, shape | {"vocab_size": vocabulary_size}, dtype)
     else:
         where, arguments = locate(student.model)
         lm = from_pretrained(
@@ -61,6 +60,15 @@ def load_lm(config: Config, vocabulary_size: int) -> Any:
         if student.lora is not None:
             lm.enable_input_require_grads()
     return lm
+
+
+def _from_scratch(family: str, shape: dict[str, Any], dtype: torch.dtype) -> Any:
+    try:
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **shape), dtype=dtype)
+    except Exception as error:  # every family has its own kinds
+        expected = "a family of transformers and a shape that it takes"
+        reason = " ".join(str(error).split())
+        raise ConfigError("student.scratch", f"{family} {shape}", expected, f"change it ({reason:.200})") from None
 
 
 def with_adapters(lm: Any, student: StudentConfig) -> Any:
