@@ -7,7 +7,7 @@ Owns the run's policy. How a checkpoint is written and read is `engine.checkpoin
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -42,14 +42,19 @@ class RunCheckpoints:
             self._say_what_changed(about)
         self.universal = checkpoint.is_universal(self._found, ranks.world_size)
 
-    def load(self, engine: Engine) -> tuple[int, dict[str, Any]] | None:
-        """The next step and the state that `save` was given, the engine's part restored; None when there is no checkpoint."""
+    def load(self, engine: Engine, put: Callable[[dict[str, Any]], None]) -> int:
+        """The next step, 0 when there is no checkpoint; `put` gets the state that `save` was given. Raises UserError."""
         if self._found is None:
-            return None
+            return 0
         state = checkpoint.load(engine, self._ranks, self._found, self._trust)
         # Of a checkpoint without a manifest this is known only now.
         identity.check(state["about"]["identity"], self._own, self._found.folder.name)
-        return state["about"]["step"], state
+        try:
+            put(state)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            where, remedy = str(self._found.folder / checkpoint.STATE), "take another checkpoint"
+            raise UserError(where, f"{type(error).__name__}: {error}", "the state of this run", remedy) from None
+        return int(state["about"]["step"])
 
     def save(self, engine: Engine, step: int, state: dict[str, Any], or_say: bool = False) -> None:
         """Write a checkpoint. Raises UserError on all ranks alike when that fails, or only says so."""

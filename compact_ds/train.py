@@ -136,9 +136,7 @@ class _Run:
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one. Raises UserError."""
-        if (found := self.checkpoints.load(self.engine)) is not None:
-            self.step, state = found
-            self.stepper.load_state(state)
+        self.step = self.checkpoints.load(self.engine, self.stepper.load_state)
 
     def fit(self, stop: _StopRequests) -> int:
         """The loop, with a log that is closed also when a step is refused: the error gets a line of its own."""

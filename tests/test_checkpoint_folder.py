@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import random
@@ -96,6 +97,18 @@ def test_damage_is_named_and_passed_over_or_refused_or_trusted(
     assert _newest(folder, trust=True) == "step-6"
     with pytest.raises(UserError, match="or --trust"):
         _only(folder / "step-6")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("step", 7), ("step", "6"), ("world_size", 0), ("identity", None), ("frozen", 5)]
+)
+def test_a_manifest_that_was_signed_with_nonsense_is_none(folder: Path, key: str, value: object) -> None:
+    path = folder / "step-6"
+    found = manifest.read(path)
+    manifest.write(manifest.Manifest(dataclasses.replace(found.about, **{key: value}), found.files), path)
+    assert _newest(folder) == "step-3"
+    with pytest.raises(UserError, match=r"manifest\.json: "):
+        _only(path)
 
 
 class _Runs:

@@ -117,3 +117,8 @@ def test_a_restored_state_goes_on_bit_for_bit() -> None:
         scales.update(scales.contribution(*step))
     assert torch.equal(one.sums, other.sums)
     assert not torch.equal(state["sums"], one.sums)
+
+
+def test_sums_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="shape"):
+        RunningScales(0.5).load_state_dict({"sums": torch.zeros(9)})

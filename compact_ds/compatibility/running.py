@@ -77,5 +77,7 @@ class RunningScales:
         return {"sums": self.sums.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from `state_dict`, on this object's device."""
+        """Continue from `state_dict`, on this object's device. Raises ValueError for sums of another shape."""
+        if state["sums"].shape != self.sums.shape:
+            raise ValueError(f"running scales of shape {tuple(state['sums'].shape)}, not {tuple(self.sums.shape)}")
         self.sums = state["sums"].to(self.sums, copy=True)

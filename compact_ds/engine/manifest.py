@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from compact_ds.errors import UserError
 
 NAME = "manifest.json"
@@ -53,6 +55,9 @@ class Manifest:
     files: dict[str, FileFacts]
 
 
+_FORM = TypeAdapter(Manifest)
+
+
 def write(manifest: Manifest, folder: Path) -> Path:
     """Write `folder/manifest.json` and return its path."""
     content = {"format": FORMAT, **asdict(manifest)}
@@ -73,10 +78,16 @@ def read(folder: Path) -> Manifest:
         raise _refusal(str(file), "not a manifest") from None
     if said != _digest(content):
         raise _refusal(str(file), "a manifest that was changed after it was written")
-    if content.get("format") != FORMAT:
-        raise _refusal(str(file), f"format {content.get('format')}")
-    files = {name: FileFacts(**facts) for name, facts in content["files"].items()}
-    return Manifest(About(**content["about"]), files)
+    if content.pop("format", None) != FORMAT:
+        raise _refusal(str(file), f"another format than {FORMAT}")
+    try:
+        found = _FORM.validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _refusal(str(file), f"{'.'.join(map(str, first['loc']))}={first['input']!r:.60}") from None
+    if folder.name != f"step-{found.about.step}" or found.about.world_size < 1:
+        raise _refusal(str(file), f"step {found.about.step} by {found.about.world_size} ranks")
+    return found
 
 
 def listed(folder: Path) -> list[str]:
