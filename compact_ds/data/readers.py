@@ -63,13 +63,14 @@ def held_out(data: DataConfig) -> str | None:
 
 
 def _unfiltered(source: str, data: DataConfig, seed: int) -> Iterator[Example]:
+    fields = FieldMap(data.fields)  # a task has no fields to map, but a wrong name is told all the same
     if source.startswith(_TASK):
         name = source.removeprefix(_TASK)
         part: arithmetic.Part = "eval" if name.endswith(_HELD_OUT) else "train"
         return arithmetic.examples(name.removesuffix(_HELD_OUT), part, seed)
     file = Path(source).expanduser()
     rows = _lines(file, source) if _is_file(file, source) else dataset_rows(source, data.split)
-    return _examples(rows, FieldMap(data.fields), source)
+    return _examples(rows, fields, source)
 
 
 def _is_file(file: Path, source: str) -> bool:
