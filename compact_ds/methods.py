@@ -75,9 +75,15 @@ class Method:
             coefficients[ALONE[self.name]] = 1.0
         return config.model_copy(update=coefficients)
 
-    def needs_probes(self, config: CompatibilityConfig) -> bool:
-        """Whether adaptability moves its weights, so that the tree must carry probes."""
-        return self.settings(config).beta > 0
+    def probes(self, config: CompatibilityConfig, most: int) -> int:
+        """How many probes a rationale needs in training, at most `most`: none where adaptability moves no weight.
+
+        The total gain is told by the last probe alone; those before it are for jumps.
+        """
+        settings = self.settings(config)
+        if settings.beta == 0:
+            return 0
+        return 1 if settings.adaptability == "total" else most
 
     @property
     def ranks_targets(self) -> bool:

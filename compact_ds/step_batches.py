@@ -44,7 +44,8 @@ class StepBatches:
         plans = self._plans(self._shares, pieces)
         self._mine = plans[ranks.rank]
         made = [assemble_plan(plan, records, pieces, tree) for plan in self._mine]
-        stand_in = (made[0][0].as_stand_in(), made[0][1])
+        # The last is the smallest.
+        stand_in = (made[-1][0].as_stand_in(), made[-1][1])
         missing = max(len(plan) for plan in plans) - len(made)
         batches, kept = zip(*made, *itertools.repeat(stand_in, missing), strict=True)
         self.batches: list[Batch] = list(batches)
@@ -67,7 +68,7 @@ class StepBatches:
             batch, _ = assemble_plan(plan, self._records, pieces, self._tree)
             places = [number[plan.examples[e], r] for e, r in batch.places_R]
             found.append(Alone(batch, torch.tensor(places, dtype=torch.int64)))
-        idle = self.batches[0].as_stand_in()
+        idle = self.batches[-1].as_stand_in()
         stand_in = Alone(idle, torch.zeros(idle.num_rationales, dtype=torch.int64))
         return found + [stand_in] * (max(len(plan) for plan in plans) - len(found))
 

@@ -67,7 +67,7 @@ class TrainingSet:
         indices = [self._usable[i] for i in drawn]
         records = [self._set.record(i) for i in indices]
         tree = config.tree
-        probes = tree.max_probes if self.method.needs_probes(config.compatibility) else 0
+        probes = self.method.probes(config.compatibility, tree.max_probes)
         chosen = [self._choose(record, i, step) for i, record in zip(indices, records, strict=True)]
         return StepBatches(records, chosen, tree, probes, ranks)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from random_records import record
 from torch import Tensor
 
+from compact_ds.kernels.tree_spans import TreePlace
 from compact_ds.tree.batch import Batch, assemble
 from compact_ds.tree.build import ROOT, Piece, plan_pieces, probed_steps
 from compact_ds.tree.plan import split_into_micro_batches
@@ -135,20 +136,22 @@ def by_hand() -> tuple[list[Record], list[list[Piece]]]:
     long = Record("a", "f:1", ints(10, 11), ints(18, 19), 1, (first,))
     short = Record("b", "f:2", ints(12), ints(17, 16), 1, (second,))
     probes = ((ROOT, 0), (0, 1))
-    return [long, short], [[Piece((0,), probes, 4, 4)], [Piece((0,), probes[:1], 3, 2)]]
+    return [long, short], [[Piece((0,), probes, 3, 2)], [Piece((0,), probes[:1], 2, 1)]]
 
 
 def test_two_rows_by_hand() -> None:
     records, pieces = by_hand()
     batch = assemble(records, pieces, [[(0, 0)], [(1, 0)]], "tree")
-    assert batch.ids_BL.tolist() == [[10, 11, 21, 22, 18, 19, 18, 19], [12, 31, 32, 0, 17, 16, 0, 0]]
-    assert batch.positions_BL.tolist() == [[0, 1, 2, 3, 2, 3, 3, 4], [0, 1, 2, 0, 1, 2, 0, 0]]
-    # Walk of the first: 10, 11, the question's probe, 21, its probe, 22. Padding of the second stands behind, at 8 on.
-    assert batch.order_BL.tolist() == [[0, 1, 4, 7, 2, 3, 5, 6], [0, 3, 4, 11, 1, 2, 14, 15]]
-    assert batch.end_BL.tolist() == [[8, 8, 8, 8, 4, 4, 7, 7], [5, 5, 5, 12, 3, 3, 15, 16]]
-    assert batch.num_trunk == 4
+    # The last tokens, 22, 32, 19 and 16, are predicted and predict nothing.
+    assert batch.ids_BL.tolist() == [[10, 11, 21, 18, 18], [12, 31, 0, 17, 0]]
+    assert batch.positions_BL.tolist() == [[0, 1, 2, 2, 3], [0, 1, 0, 1, 0]]
+    # Walk of the first: 10, 11, the question's probe, 21, its probe. Padding of the second stands behind, at 5 on.
+    assert batch.order_BL.tolist() == [[0, 1, 3, 2, 4], [0, 2, 7, 1, 9]]
+    assert batch.end_BL.tolist() == [[5, 5, 5, 3, 5], [3, 3, 8, 2, 10]]
+    assert batch.num_trunk == 3
+    assert batch.places == (TreePlace(0, 0, (2, 1), (3, 5)), TreePlace(1, 0, (1, 1), (3, 4)))
     # The rationales' rows, the questions' probes, the probe after 21.
-    assert batch.index_N.tolist() == [1, 2, 8, 9, 4, 12, 6]
+    assert batch.index_N.tolist() == [1, 2, 5, 6, 3, 8, 4]
     assert batch.target_N.tolist() == [21, 22, 31, 32, 19, 16, 19]
     assert (batch.plan.offsets_S1.tolist(), batch.num_grad) == ([0, 2, 4, 5, 6, 7], 4)
     assert (batch.teacher_R.tolist(), batch.right_R.tolist()) == ([3, 0], [1.0, 0.0])
@@ -156,9 +159,10 @@ def test_two_rows_by_hand() -> None:
 
 def test_two_trees_in_a_row_by_hand() -> None:
     batch = assemble(*by_hand(), [[(1, 0), (0, 0)]], "tree")
-    assert batch.ids_BL.tolist() == [[12, 31, 32, 10, 11, 21, 22, 17, 16, 18, 19, 18, 19]]
-    assert batch.order_BL.tolist() == [[0, 3, 4, 5, 6, 9, 12, 1, 2, 7, 8, 10, 11]]
-    assert batch.end_BL.tolist() == [[5, 5, 5, 13, 13, 13, 13, 3, 3, 9, 9, 12, 12]]
+    assert batch.ids_BL.tolist() == [[12, 31, 10, 11, 21, 17, 18, 18]]
+    assert batch.order_BL.tolist() == [[0, 2, 3, 4, 6, 1, 5, 7]]
+    assert batch.end_BL.tolist() == [[3, 3, 8, 8, 8, 2, 6, 8]]
+    assert batch.places == (TreePlace(0, 0, (1, 1), (5, 6)), TreePlace(0, 2, (2, 1), (6, 8)))
     # The order is the records', not the row's.
     assert batch.target_N.tolist() == [21, 22, 31, 32, 19, 16, 19]
 

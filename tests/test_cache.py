@@ -159,28 +159,28 @@ def test_what_fits_is_what_a_row_of_its_own_can_hold(tmp_path: Path, layout, max
 
 def test_left_out_by_hand(tmp_path: Path) -> None:
     data = TreeDataset(written(tmp_path), TreeConfig(layout="tree", row_tokens=24, max_probes=2))
-    # Words: question 2, 6 and 8; text 2 a step, 4 for the answer and 1 for the end; probe 4, on the question and at most
-    # two steps: 2 + 9 + 12 and 2 + 5 + 4; 6 + 3 + 8; 8 + 11 + 12 and 8 + 7 + 8.
-    expected = LeftOut("f.jsonl:4", "e3", 0, "a", 31, 24)
+    # Words without the last, which predicts nothing: question 2, 6 and 8; text 2 a step and 4 for the answer; probe 3, on
+    # the question and at most two steps: 2 + 8 + 9 and 2 + 4 + 3; 6 + 2 + 6; 8 + 10 + 9 and 8 + 6 + 6.
+    expected = LeftOut("f.jsonl:4", "e3", 0, "a", 27, 24)
     assert data.left_out() == [expected]
     assert [data.fits(i) for i in range(5)] == [[0, 1], [], [0], [1], []]
     assert (len(data), data.num_rationales, data.teachers, data.has_verdicts) == (5, 5, ("b", "a", "c"), True)
     rows = TreeDataset(written(tmp_path), TreeConfig(layout="rows", row_tokens=17, max_probes=2))
-    # As rows: the question, then the longer of the text and all steps with a probe; 8 + max(11, 6 + 4).
-    assert [(out.id, out.needs_tokens) for out in rows.left_out()] == [("e3", 19)]
+    # As rows: the question, then the longer of the text and all steps with a probe; 8 + max(10, 6 + 3).
+    assert [(out.id, out.needs_tokens) for out in rows.left_out()] == [("e3", 18)]
 
 
 def test_too_many_left_out_are_refused(tmp_path: Path) -> None:
-    data = TreeDataset(written(tmp_path), TreeConfig(row_tokens=22, max_probes=2))
+    data = TreeDataset(written(tmp_path), TreeConfig(row_tokens=18, max_probes=2))
     out = data.left_out()
-    assert [(o.id, o.index, o.needs_tokens) for o in out] == [("e0", 0, 23), ("e3", 0, 31), ("e3", 1, 23)]
+    assert [(o.id, o.index, o.needs_tokens) for o in out] == [("e0", 0, 19), ("e3", 0, 27), ("e3", 1, 20)]
     data.refuse_if_too_many(out, 0.6)
     data.refuse_if_too_many([], 0.0)
     with pytest.raises(DataError) as caught:
         data.refuse_if_too_many(out, 0.59)
     assert str(caught.value) == (
-        "f.jsonl:1: found a rationale of b that needs 23 tokens with its question and probes (3 of 5 rationales do not fit);"
-        " expected at most tree.row_tokens=22 and a share of data.max_left_out=0.59;"
+        "f.jsonl:1: found a rationale of b that needs 19 tokens with its question and probes (3 of 5 rationales do not fit);"
+        " expected at most tree.row_tokens=18 and a share of data.max_left_out=0.59;"
         " raise tree.row_tokens, lower tree.max_probes or allow a larger share"
     )
 

@@ -84,14 +84,13 @@ def test_settings(name: str, expected: tuple[float, float, float]) -> None:
     assert settings.tau == CONFIG.tau and settings.warmup == CONFIG.warmup
 
 
-def test_needs_probes() -> None:
-    assert {name for name in METHODS if method(name).needs_probes(CONFIG)} == {
-        "compact",
-        "compact_without_consensus",
-        "compact_without_difficulty",
-        "adaptability",
-    }
-    assert not method("compact").needs_probes(CONFIG.model_copy(update={"beta": 0.0}))
+def test_training_has_the_probes_that_adaptability_reads() -> None:
+    number = {name: method(name).probes(CONFIG, 8) for name in METHODS}
+    probed = ("compact", "compact_without_consensus", "compact_without_difficulty", "adaptability")
+    assert number == {name: 1 if name in probed else 0 for name in METHODS}
+    assert method("compact").probes(CONFIG.model_copy(update={"beta": 0.0}), 8) == 0
+    jumps = [method("compact").probes(CONFIG.model_copy(update={"adaptability": k}), 8) for k in ("jump", "mix")]
+    assert jumps == [8, 8]
 
 
 def test_weigh() -> None:

@@ -80,15 +80,34 @@ def test_budget_of_padded_rows(lengths: list[list[tuple[int, int]]], rows: int) 
 def test_packing_by_hand() -> None:
     pieces = pieces_of([[(8, 4)], [(5, 4)], [(6, 2)], [(3, 0), (10, 8)]])
     first, second = split_into_micro_batches(pieces, [0, 1, 2, 3], "tree", ROW_TOKENS, 2)
-    # 12 opens row 0; 9 does not fit beside it and opens row 1; 8 fits row 0; 18 finds no room, so example 3 waits.
-    assert (first.examples, first.rows, first.filled) == ([0, 1, 2], [[(0, 0), (2, 0)], [(1, 0)]], [20, 9])
-    assert (second.examples, second.rows, second.filled) == ([3], [[(3, 0)], [(3, 1)]], [3, 18])
+    # Example 3 has two pieces and comes first. 12, 9 and 8 need two rows: 12 opens one, 9 the other, 8 goes to the emptier.
+    assert (first.examples, first.rows, first.filled) == ([3], [[(3, 0)], [(3, 1)]], [3, 18])
+    assert (second.examples, second.rows, second.filled) == ([1, 2, 0], [[(1, 0), (2, 0)], [(0, 0)]], [17, 12])
 
 
-def test_a_later_example_fills_an_earlier_gap() -> None:
-    pieces = pieces_of([[(15, 0)], [(18, 0)], [(5, 0)]])
-    batches = split_into_micro_batches(pieces, [0, 1, 2], "tree", ROW_TOKENS, 1)
-    assert [batch.examples for batch in batches] == [[0, 2], [1]]
+def test_rows_are_full_where_even_ones_would_break_the_budget() -> None:
+    def loads_of(*tokens: int) -> list[list[int]]:
+        pieces = pieces_of([[(n, 0)] for n in tokens])
+        return [b.filled for b in split_into_micro_batches(pieces, list(range(len(tokens))), "tree", ROW_TOKENS, 1)]
+
+    # The emptier row each time: 12 7 and 8 7 6, which is 21. First fit: 12 8 and 7 7 6.
+    assert loads_of(12, 8, 7, 7, 6) == [[20], [20]]
+    # First fit would leave 20 and 6 alone.
+    assert loads_of(12, 8, 6) == [[14], [12]]
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 8)), min_size=1, max_size=30), st.integers(1, 4))
+def test_even_rows_are_as_few_as_first_fit_takes(lengths: list[tuple[int, int]], rows: int) -> None:
+    pieces = pieces_of([[pair] for pair in lengths])
+    batches = split_into_micro_batches(pieces, list(range(len(pieces))), "tree", ROW_TOKENS, rows)
+    loads = [load for batch in batches for load in batch.filled]
+    assert loads == sorted(loads, reverse=True)
+    free: list[int] = []
+    for tokens in sorted((sum(pair) for pair in lengths), reverse=True):
+        place = next((i for i, room in enumerate(free) if tokens <= room), len(free))
+        free[place:] = free[place:] or [ROW_TOKENS]
+        free[place] -= tokens
+    assert len(loads) == len(free) and len(batches) == -(-len(free) // rows)
 
 
 @pytest.mark.parametrize("layout", ["tree", "rows"])

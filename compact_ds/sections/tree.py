@@ -19,6 +19,7 @@ class TreeConfig(Section):
     rows: int = Field(1, ge=1)
     """Packed rows in a micro-batch."""
     max_probes: int = Field(8, ge=1)
-    """Most probes along one rationale; they are spread over its steps, the last step always has one."""
+    """Most probes along one rationale; they are spread over its steps, the last step always has one. Training hangs on no
+    more than the last unless `compatibility.adaptability` looks at jumps."""
     probes: Literal["beside", "inside"] = "beside"
     """`beside`: probe tokens ride along without a gradient. `inside`: in the graph like any token (slower, for checks)."""

@@ -54,7 +54,8 @@ class Student(nn.Module):
         base = _base(self.lm)
         num_trunk = batch.num_trunk if self._beside else batch.ids_BL.shape[1]
         if batch.layout == "tree":
-            self._tree_pass.begin(Ancestry(batch.order_BL, batch.end_BL, batch.positions_BL, num_trunk))
+            places = batch.places if self._beside else ()
+            self._tree_pass.begin(Ancestry(batch.order_BL, batch.end_BL, batch.positions_BL, num_trunk, places))
         hidden_BLD = base.get_decoder()(
             input_ids=batch.ids_BL, position_ids=batch.positions_BL, use_cache=False
         ).last_hidden_state

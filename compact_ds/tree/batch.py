@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from compact_ds.kernels.segment_scores import ScorePlan, plan_scores
+from compact_ds.kernels.tree_spans import TreePlace
 from compact_ds.tree.build import ROOT, Piece, TokenTree, build
 from compact_ds.tree.plan import Row
 from compact_ds.tree.tokenise import Record
@@ -48,6 +49,7 @@ class Batch:
     rationale_P: Tensor
     step_P: Tensor
     places_R: tuple[Place, ...]
+    places: tuple[TreePlace, ...] = ()
     counts: bool = True
     """False for a stand-in that only keeps this rank in step with the others: its weights are zero."""
 
@@ -105,17 +107,15 @@ class _Grid:
         # Padding is ordered after every token and ends at once: no token sees it and it sees itself.
         self.columns[2] = np.arange(length) + length
         self.end[:] = np.arange(length) + length + 1
+        self.places: list[TreePlace] = []
         self.trunk_used, self.leaf_used, self.order_used = ([0] * num_rows for _ in range(3))
 
     def place(self, b: int, tree: TokenTree) -> np.ndarray:
         """Write a tree into row b; the place of each of its tokens in the flattened grid."""
         num_leaf = len(tree.ids_T) - tree.num_trunk
-        at = np.concatenate(
-            (
-                self.trunk_used[b] + np.arange(tree.num_trunk),
-                self.num_trunk + self.leaf_used[b] + np.arange(num_leaf),
-            )
-        )
+        start, leaf = self.trunk_used[b], self.num_trunk + self.leaf_used[b]
+        self.places.append(TreePlace(b, start, tree.lengths, (leaf, leaf + num_leaf)))
+        at = np.concatenate((start + np.arange(tree.num_trunk), leaf + np.arange(num_leaf)))
         self.columns[:, b, at] = tree.ids_T, tree.positions_T, tree.order_T + self.order_used[b]
         self.end[b, at] = tree.end_T + self.order_used[b]
         self.trunk_used[b] += tree.num_trunk
@@ -174,6 +174,7 @@ def _batch(
         rationale_P=torch.tensor([r for r, _ in probes], dtype=torch.int64),
         step_P=torch.tensor([s for _, s in probes], dtype=torch.int64),
         places_R=places,
+        places=tuple(grid.places) if layout == "tree" else (),
     )
 
 

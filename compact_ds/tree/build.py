@@ -3,6 +3,8 @@
 Owns which tokens a tree has, who descends from whom, and which rows of the head predict what. Does not pack trees
 together and knows no tensor library.
 
+A token that predicts nothing is left out: the last one of the gold answer, and of a rationale unless a probe hangs on it.
+
 A tree that exceeds the row budget is cut between rationales into pieces that each repeat the question; in the `rows`
 layout every rationale and every probe is a piece of its own. Legend: T tokens of a piece (trunk first, probes last),
 N rows of the head, of which the first `num_grad` train.
@@ -51,18 +53,24 @@ class Segment:
 class TokenTree:
     """A built piece. `order_T` and `end_T` tell ancestors as in `kernels.tree_attention`.
 
-    `row_N` is the token whose hidden state predicts `target_N`; segments lie one after another in row order.
+    `lengths` are those of root and branches in the trunk. `row_N` is the token whose hidden state predicts `target_N`;
+    segments lie one after another in row order.
     """
 
     ids_T: Ints
     positions_T: Ints
     order_T: Ints
     end_T: Ints
-    num_trunk: int
+    lengths: tuple[int, ...]
     row_N: Ints
     target_N: Ints
     num_grad: int
     segments: tuple[Segment, ...]
+
+    @property
+    def num_trunk(self) -> int:
+        """Tokens of root and branches."""
+        return sum(self.lengths)
 
 
 def probed_steps(num_steps: int, max_probes: int) -> list[int]:
@@ -114,12 +122,18 @@ def _probes(record: Record, rationale: int, max_probes: int) -> list[tuple[int, 
 
 
 def _piece(record: Record, rationales: tuple[int, ...], probes: tuple[tuple[int, int], ...]) -> Piece:
-    num_trunk = len(record.prompt_ids) + sum(len(record.rationales[r].ids) for r in rationales)
-    return Piece(rationales, probes, num_trunk, len(probes) * len(record.probe_ids))
+    num_trunk = len(record.prompt_ids) + sum(_branch(record, r, probes) for r in rationales)
+    return Piece(rationales, probes, num_trunk, len(probes) * (len(record.probe_ids) - 1))
+
+
+def _branch(record: Record, rationale: int, probes: tuple[tuple[int, int], ...]) -> int:
+    """Tokens of a rationale that the tree holds."""
+    deepest = max((_prefix(record, *probe) for probe in probes if probe[0] == rationale), default=0)
+    return max(len(record.rationales[rationale].ids) - 1, deepest)
 
 
 def _probe_row(record: Record, probe: tuple[int, int]) -> Piece:
-    return Piece((), (probe,), len(record.prompt_ids) + _prefix(record, *probe) + len(record.probe_ids), 0)
+    return Piece((), (probe,), len(record.prompt_ids) + _prefix(record, *probe) + len(record.probe_ids) - 1, 0)
 
 
 def _prefix(record: Record, rationale: int, step: int) -> int:
@@ -128,49 +142,53 @@ def _prefix(record: Record, rationale: int, step: int) -> int:
 
 def _build_probe_row(record: Record, rationale: int, step: int) -> TokenTree:
     prefix = record.rationales[rationale].ids[: _prefix(record, rationale, step)] if step else record.probe_ids[:0]
-    ids_T = np.concatenate((record.prompt_ids, prefix, record.probe_ids))
+    ids_T = np.concatenate((record.prompt_ids, prefix, record.probe_ids[:-1]))
     order_T = np.arange(len(ids_T), dtype=np.int32)
-    row_N = order_T[-record.answer_tokens - 1 : -1]
+    row_N, target_N = order_T[-record.answer_tokens :], record.probe_ids[-record.answer_tokens :]
     segment = Segment(rationale, step, record.answer_tokens)
     end_T = np.full_like(order_T, len(ids_T))
-    return TokenTree(ids_T, order_T, order_T, end_T, len(ids_T), row_N, ids_T[row_N + 1], 0, (segment,))
+    return TokenTree(ids_T, order_T, order_T, end_T, (len(ids_T),), row_N, target_N, 0, (segment,))
 
 
 def _build_tree(record: Record, piece: Piece) -> TokenTree:
-    num_prompt, num_probe = len(record.prompt_ids), len(record.probe_ids)
+    num_prompt, probe_ids = len(record.prompt_ids), record.probe_ids[:-1]
+    num_probe = len(probe_ids)
     trunk = _Tokens(
         record.prompt_ids, np.arange(num_prompt), np.arange(num_prompt), np.full(num_prompt, piece.num_tokens)
     )
     leaves, rows, targets, segments = _Tokens(), [], [], []
     base = num_prompt
     if (ROOT, 0) in piece.probes:
-        leaves.add_leaf(record.probe_ids, num_prompt, base)
+        leaves.add_leaf(probe_ids, num_prompt, base)
         base += num_probe
     for r in piece.rationales:
-        rationale = record.rationales[r]
+        ids = record.rationales[r].ids
         ends = np.array([_prefix(record, *probe) for probe in piece.probes if probe[0] == r], dtype=np.int32)
-        inner_T = np.arange(len(rationale.ids), dtype=np.int32)
+        inner_T = np.arange(_branch(record, r, piece.probes), dtype=np.int32)
         # A token comes after all probes that hang on earlier tokens, each as long as the probe.
         passed_T = np.searchsorted(ends, inner_T, side="right") * num_probe
         size = len(inner_T) + len(ends) * num_probe
-        rows.append(np.concatenate(([num_prompt - 1], trunk.size + inner_T[:-1])))
-        targets.append(rationale.ids)
-        segments.append(Segment(r, None, len(rationale.ids)))
-        trunk.add(rationale.ids, num_prompt + inner_T, base + inner_T + passed_T, np.full(len(inner_T), base + size))
+        rows.append(np.concatenate(([num_prompt - 1], trunk.size + inner_T[: len(ids) - 1])))
+        targets.append(ids)
+        segments.append(Segment(r, None, len(ids)))
+        trunk.add(
+            ids[: len(inner_T)], num_prompt + inner_T, base + inner_T + passed_T, np.full(len(inner_T), base + size)
+        )
         for j, end in enumerate(ends):
-            leaves.add_leaf(record.probe_ids, num_prompt + int(end), base + int(end) + j * num_probe)
+            leaves.add_leaf(probe_ids, num_prompt + int(end), base + int(end) + j * num_probe)
         base += size
     num_grad = sum(len(ids) for ids in targets)
     for j, (r, step) in enumerate(piece.probes):
-        last = piece.num_trunk + (j + 1) * num_probe - 1
-        rows.append(np.arange(last - record.answer_tokens, last))
+        stop = piece.num_trunk + (j + 1) * num_probe
+        rows.append(np.arange(stop - record.answer_tokens, stop))
         targets.append(record.probe_ids[-record.answer_tokens :])
         segments.append(Segment(r, step, record.answer_tokens))
     ids_T, positions_T, order_T, end_T = [
         np.concatenate(pair).astype(np.int32) for pair in zip(trunk.columns(), leaves.columns(), strict=True)
     ]
     row_N, target_N = np.concatenate(rows).astype(np.int32), np.concatenate(targets).astype(np.int32)
-    return TokenTree(ids_T, positions_T, order_T, end_T, piece.num_trunk, row_N, target_N, num_grad, tuple(segments))
+    lengths = (num_prompt, *(_branch(record, r, piece.probes) for r in piece.rationales))
+    return TokenTree(ids_T, positions_T, order_T, end_T, lengths, row_N, target_N, num_grad, tuple(segments))
 
 
 class _Tokens:

@@ -90,17 +90,21 @@ class TreeDataset:
             )
 
     def _smallest_rows(self, tree: TreeConfig, length: np.ndarray) -> np.ndarray:
-        """Tokens of the shortest row for every rationale; the question's own probe may have to share the row with any."""
+        """Tokens of the shortest row for every rationale; the question's own probe may have to share the row with any.
+
+        The counts of `build`: a last token that predicts nothing is not there.
+        """
         of_example = np.repeat(np.arange(len(self)), np.diff(self._offsets))
         prompt = _list_lengths(self._records, "prompt_ids")[of_example]
-        probe = _list_lengths(self._records, "probe_ids")[of_example]
+        probe = _list_lengths(self._records, "probe_ids")[of_example] - 1
         num_steps = self._records.column("num_steps").combine_chunks().flatten().to_numpy()
-        if tree.layout == "tree":
-            return np.asarray(prompt + length + (1 + np.minimum(num_steps, tree.max_probes)) * probe)
         ends = self._records.column("step_ends").combine_chunks().flatten().to_numpy()
         last = np.cumsum(num_steps) - 1
         prefix = np.where(num_steps > 0, ends[last] if len(ends) else 0, 0)
-        return np.asarray(prompt + np.maximum(length, prefix + probe))
+        if tree.layout == "tree":
+            branch = np.maximum(length - 1, prefix)
+            return np.asarray(prompt + branch + (1 + np.minimum(num_steps, tree.max_probes)) * probe)
+        return np.asarray(prompt + np.maximum(length - 1, prefix + probe))
 
 
 def _list_lengths(records: RecordFile, name: str) -> np.ndarray:

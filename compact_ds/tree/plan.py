@@ -6,6 +6,7 @@ and all ranks agree on the number of micro-batches before the first forward pass
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -40,12 +41,55 @@ def split_over_ranks(tokens: list[int], world_size: int) -> list[list[int]]:
 def split_into_micro_batches(
     pieces: list[list[Piece]], examples: list[int], layout: Literal["tree", "rows"], row_tokens: int, rows: int
 ) -> list[MicroBatch]:
-    """Micro-batches of one rank, first fit in the given order. `pieces[e]` are the pieces of example e.
+    """Micro-batches of one rank. `pieces[e]` are the pieces of example e.
 
-    Layout `tree`: at most `rows` rows of `row_tokens` tokens. Layout `rows`: one piece a row, padded size at most
-    `rows * row_tokens`; an example larger than that gets a micro-batch of its own.
+    Layout `tree`: at most `rows` rows of `row_tokens` tokens; examples of one piece make as few rows as taking the longest
+    first gives, evenly filled, and rows of like length go together, so that little is padded. Layout `rows`: one piece a row,
+    padded size at most `rows * row_tokens`, first fit in the given order; an example larger than that gets a micro-batch of
+    its own, as does in either layout one of several pieces that needs more rows.
     """
-    add = _add_packed if layout == "tree" else _add_padded
+    if layout == "rows":
+        return _first_fit(pieces, examples, row_tokens, rows, _add_padded)
+    # The pieces of an example must stay in one micro-batch, so those of several are placed before the others.
+    batches = _first_fit(pieces, [e for e in examples if len(pieces[e]) > 1], row_tokens, rows, _add_packed)
+    tokens = {e: pieces[e][0].num_tokens for e in examples if len(pieces[e]) == 1}
+    filled = _even_rows(tokens, row_tokens)
+    filled.sort(key=lambda row: (-sum(tokens[e] for e in row), row))
+    for start in range(0, len(filled), rows):
+        own = filled[start : start + rows]
+        loads = [sum(tokens[e] for e in row) for row in own]
+        batches.append(MicroBatch([e for row in own for e in row], [[(e, 0) for e in row] for row in own], loads))
+    return batches
+
+
+def _even_rows(tokens: dict[int, int], row_tokens: int) -> list[list[int]]:
+    """Examples by row: as many rows as first fit in decreasing order takes, filled evenly where that keeps the budget."""
+    order = sorted(tokens, key=lambda e: (-tokens[e], e))
+    fitted: list[list[int]] = []
+    free: list[int] = []
+    for example in order:
+        row = next((i for i, room in enumerate(free) if tokens[example] <= room), len(free))
+        if row == len(free):
+            free.append(row_tokens)
+            fitted.append([])
+        free[row] -= tokens[example]
+        fitted[row].append(example)
+    even: list[list[int]] = [[] for _ in fitted]
+    loads = [0] * len(fitted)
+    for example in order:
+        row = loads.index(min(loads))
+        loads[row] += tokens[example]
+        even[row].append(example)
+    return even if max(loads, default=0) <= row_tokens else fitted
+
+
+def _first_fit(
+    pieces: list[list[Piece]],
+    examples: list[int],
+    row_tokens: int,
+    rows: int,
+    add: Callable[[MicroBatch, int, list[Piece], int, int], bool],
+) -> list[MicroBatch]:
     batches: list[MicroBatch] = []
     for example in examples:
         if not any(add(batch, example, pieces[example], row_tokens, rows) for batch in batches):
