@@ -22,6 +22,7 @@ from compact_ds.engine.start import Engine
 from compact_ds.mixer.gradient_mode import local_gram
 from compact_ds.mixer.loss_mode import weighted_loss
 from compact_ds.mixer.surgery import Floats
+from compact_ds.phases import phase
 from compact_ds.step_batches import Alone
 from compact_ds.student.measure import measure
 from compact_ds.tree.batch import Batch
@@ -139,4 +140,5 @@ class Passes:
 
     def _send(self, loss: Tensor, num_examples: int, last: bool) -> None:
         self._loss += loss.detach() / num_examples
-        self._engine.backward(loss, num_examples, last=last)
+        with phase("backward"):
+            self._engine.backward(loss, num_examples, last=last)

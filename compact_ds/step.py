@@ -24,6 +24,7 @@ from compact_ds.mixer.agreement import Agreed, Agreement, right_share, teacher_m
 from compact_ds.mixer.gradient_mode import Reference
 from compact_ds.mixing import Mixed, Mixing
 from compact_ds.passes import Passes, Weighed
+from compact_ds.phases import phase
 from compact_ds.reference_sets import ReferenceSet
 from compact_ds.step_batches import StepBatches
 from compact_ds.student.measure import Measurement, measure
@@ -74,7 +75,8 @@ class Step:
         agreement = Agreement(len(self._data.teachers), self._ranks.device)
         if asked_to_stop:
             agreement.request_stop()
-        batches = self._data.step(step, self._ranks)
+        with phase("data"):
+            batches = self._data.step(step, self._ranks)
         wanted = self._mixing.wanted(step)
         pending: list[Any] = []
         weight_M = self._passes.weighing(
@@ -83,12 +85,15 @@ class Step:
             lambda batch: self._weigh(batch, step, agreement),
             lambda: pending.append(self._ranks.start_sum(agreement.vector)),
         )
-        pending[0].wait()
-        agreed = agreement.read(self._data.teachers)
+        with phase("communication"):
+            pending[0].wait()
+            agreed = agreement.read(self._data.teachers)
         if agreed.num_unfit:
             self._refuse(step, batches)
-        mixed = self._mixing.mix(wanted, batches, weight_M, step) if len(wanted) > 1 else Mixed({}, None)
-        norm = self._engine.step(lr)
+        with phase("mixer"):
+            mixed = self._mixing.mix(wanted, batches, weight_M, step) if len(wanted) > 1 else Mixed({}, None)
+        with phase("optimizer"):
+            norm = self._engine.step(lr)
         if norm != norm or norm == float("inf"):
             remedy = "lower optimizer.lr, or set optimizer.grad_clip"
             raise UserError(f"step {step}", f"gradient norm {norm}", "finite gradients", remedy)
@@ -106,17 +111,19 @@ class Step:
 
     def _weigh(self, batch: Batch, step: int, agreement: Agreement) -> Weighed:
         """Forward pass of a micro-batch: losses and weights, and its share of what ranks agree on."""
-        measured, metrics_MR, weight_R = self._measure(batch, step)
-        if batch.counts:
-            loss_R = measured.token_loss_R.detach()
-            share = self.scales.contribution(metrics_MR, loss_R, batch.example_R, batch.num_examples)
-            labels, counts = (batch.teacher_R, batch.right_R), (batch.num_examples, batch.num_grad)
-            agreement.add(metrics_MR, loss_R, weight_R, labels, counts, share)
+        with phase("compatibility"):
+            measured, metrics_MR, weight_R = self._measure(batch, step)
+            if batch.counts:
+                loss_R = measured.token_loss_R.detach()
+                share = self.scales.contribution(metrics_MR, loss_R, batch.example_R, batch.num_examples)
+                labels, counts = (batch.teacher_R, batch.right_R), (batch.num_examples, batch.num_grad)
+                agreement.add(metrics_MR, loss_R, weight_R, labels, counts, share)
         return Weighed(measured.token_loss_R, weight_R)
 
     def _measure(self, batch: Batch, step: int) -> tuple[Measurement, Tensor, Tensor]:
         """Forward pass of a micro-batch: what the student makes of it, its C, A, D as [3, R], its weights [R]."""
-        lse_N, z_N1, *ranks = self._engine.forward(batch)
+        with phase("forward"):
+            lse_N, z_N1, *ranks = self._engine.forward(batch)
         measured = measure(lse_N, z_N1, batch, self._config.kernels, *ranks)
         metrics_MR = metrics(batch.consensus_R, measured.token_loss_R, measured.gains, self.scales, self._settings)
         weight_R = self._data.method.weigh(_evidence(measured, metrics_MR, batch), self.scales, self._settings, step)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from compact_ds.config import TreeConfig
 from compact_ds.engine.ranks import Ranks
+from compact_ds.phases import phase
 from compact_ds.tree.batch import Batch, assemble
 from compact_ds.tree.build import Piece, plan_pieces
 from compact_ds.tree.plan import MicroBatch, split_into_micro_batches, split_over_ranks
@@ -100,4 +101,5 @@ def assemble_plan(
     place = {example: i for i, example in enumerate(plan.examples)}
     rows = [[(place[example], piece) for example, piece in row] for row in plan.rows]
     kept = [records[e] for e in plan.examples]
-    return assemble(kept, [pieces[e] for e in plan.examples], rows, tree.layout), kept
+    with phase("tree"):
+        return assemble(kept, [pieces[e] for e in plan.examples], rows, tree.layout), kept

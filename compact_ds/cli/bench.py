@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compact_ds.cli.arguments import add_json, names, numbers
+from compact_ds.launcher.arguments import add_config_arguments
 
 
 def add_bench(commands: Any) -> None:
@@ -54,6 +55,24 @@ def _add_bench(commands: Any) -> None:
     kernels.add_argument("--no-plot", action="store_true", help="no results.png, and no need of matplotlib")
     add_json(kernels)
     kernels.set_defaults(run=_bench_kernels)
+    _add_step(bench)
+
+
+def _add_step(bench: Any) -> None:
+    step = bench.add_parser("step", help="one optimizer step taken apart, and beside other ways to train")
+    add_config_arguments(step)
+    step.add_argument(
+        "--against", type=names, metavar="A,B", help="plain, uniform, naive, trl (default: all; '' for none)"
+    )
+    step.add_argument("--repeats", type=int, default=5, metavar="R", help="timed laps (default: 5)")
+    step.add_argument(
+        "--peak-tflops", type=float, metavar="T", help="the device's peak (default: measured by a product)"
+    )
+    step.add_argument("--trace", action="store_true", help="write a torch profiler trace of one more lap")
+    step.add_argument("--output", type=Path, metavar="DIR", help="folder (default: runs/bench-step)")
+    step.add_argument("--no-plot", action="store_true", help="no results.png, and no need of matplotlib")
+    add_json(step)
+    step.set_defaults(run=_bench_step)
 
 
 def _kernels_check(arguments: argparse.Namespace) -> int:
@@ -72,5 +91,16 @@ def _bench_kernels(arguments: argparse.Namespace) -> int:
             arguments.shapes, arguments.rows, arguments.providers, arguments.distributions, arguments.dtype,
             arguments.device, arguments.grad_fraction, arguments.softcap, arguments.slots, arguments.repeats,
             arguments.output, arguments.quick, draws=not arguments.no_plot, prints_json=arguments.json,
+        )
+    )  # fmt: skip
+
+
+def _bench_step(arguments: argparse.Namespace) -> int:
+    from compact_ds.bench import step
+
+    return step.run(
+        step.Options(
+            arguments.config, arguments.overrides, arguments.against, arguments.repeats, arguments.peak_tflops,
+            arguments.trace, arguments.output, draws=not arguments.no_plot, prints_json=arguments.json,
         )
     )  # fmt: skip

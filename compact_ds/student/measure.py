@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from compact_ds.kernels.choice import Kernels
 from compact_ds.kernels.segment_scores import segment_scores
 from compact_ds.kernels.tree_attention import Ancestry
+from compact_ds.phases import phase
 from compact_ds.student import attention, head, prefix
 from compact_ds.tree.batch import Batch
 
@@ -64,9 +65,10 @@ class Student(nn.Module):
             self._checked = True
         hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, batch.index_N)
         num_ranked = batch.num_grad if self._ranks_targets else 0
-        scored: tuple[Tensor, ...] = base.get_output_embeddings()(
-            hidden_ND, batch.target_N[:, None], grad_rows=batch.num_grad, num_ranked=num_ranked
-        )
+        with phase("head"):
+            scored: tuple[Tensor, ...] = base.get_output_embeddings()(
+                hidden_ND, batch.target_N[:, None], grad_rows=batch.num_grad, num_ranked=num_ranked
+            )
         return scored
 
 

@@ -55,10 +55,14 @@ def split_into_micro_batches(
     tokens = {e: pieces[e][0].num_tokens for e in examples if len(pieces[e]) == 1}
     filled = _even_rows(tokens, row_tokens)
     filled.sort(key=lambda row: (-sum(tokens[e] for e in row), row))
-    for start in range(0, len(filled), rows):
-        own = filled[start : start + rows]
-        loads = [sum(tokens[e] for e in row) for row in own]
-        batches.append(MicroBatch([e for row in own for e in row], [[(e, 0) for e in row] for row in own], loads))
+    for row in filled:
+        batch = next((b for b in batches if len(b.rows) < rows), None)
+        if batch is None:
+            batch = MicroBatch()
+            batches.append(batch)
+        batch.examples.extend(row)
+        batch.rows.append([(e, 0) for e in row])
+        batch.filled.append(sum(tokens[e] for e in row))
     return batches
 
 
