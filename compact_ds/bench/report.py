@@ -5,6 +5,7 @@ Owns their form. Measures nothing.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,23 @@ from rich.console import Console
 from rich.table import Table
 
 
+def write(found: dict[str, Any], folder: Path) -> None:
+    """`results.json`."""
+    (folder / "results.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
 def print_tables(console: Console, found: dict[str, Any]) -> None:
     """The contenders, then the parts of our step."""
     table = Table(title=f"one step of {found['questions']} questions, medians of {found['laps']} laps in turn")
-    for column in (
-        "",
-        "seconds",
-        "ours / its",
-        "smallest, largest",
-        "tokens",
-        "padding",
-        "tokens/s",
-        "peak MiB",
-        "setting",
-    ):
+    columns = ("", "seconds", "CPU s", "ours / its", "range", "by CPU s", "tokens", "padding", "peak MiB", "setting")
+    for column in columns:
         table.add_column(column, justify="left" if column in ("", "setting") else "right")
     for row in found["contenders"]:
         peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:,.0f}"
         table.add_row(
-            row["name"], f"{row['seconds']:.2f}", f"{row['ours']:.3f}",
-            f"{row['ours_smallest']:.3f}, {row['ours_largest']:.3f}", f"{row['tokens']:,}", f"{row['padding']:.1%}",
-            f"{row['tokens_per_second']:,.0f}", peak, row["setting"],
+            row["name"], f"{row['seconds']:.2f}", f"{row['cpu_seconds']:.2f}", f"{row['ours']:.3f}",
+            "{:.2f} to {:.2f}".format(*row["ours_range"]), f"{row['ours_cpu']:.3f}", f"{row['tokens']:,}",
+            f"{row['padding']:.1%}", peak, row["setting"],
         )  # fmt: skip
     console.print(table)
     parts = Table(title=f"our step, {found['model_flop_utilisation']:.0%} of {found['peak_tflops']:.3g} TFLOP/s")

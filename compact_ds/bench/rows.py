@@ -157,7 +157,7 @@ def _gains(first: int, own: list[Record], gold: dict[tuple[int, int, int], float
     total, jump = [], []
     for e, record in enumerate(own, start=first):
         for r in range(len(record.rationales)):
-            levels = [gold[e, -1, 0], *(value for place, value in gold.items() if place[:2] == (e, r))]
+            levels = [gold[e, -1, 0], *(gold[place] for place in sorted(gold) if place[:2] == (e, r))]
             total.append(levels[-1] - levels[0])
             jump.append(max(np.diff(levels), default=0.0))
     return torch.tensor(total), torch.tensor(jump)

@@ -1,16 +1,14 @@
 """`compact-ds bench step`: one optimizer step taken apart, and beside other ways to train on the same rationales.
 
 All contenders take the same questions at every lap and take turns, so that a busy machine is unfair to none; ratios are medians
-over laps. Owns the order of these things; contenders are in `trees`, `rows` and `trl_peer`, tables in `report`.
+over laps. Owns the order of these things; contenders are in `trees`, `rows` and `trl_peer`, figures in `laps` and `report`.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +18,17 @@ import torch
 from rich.console import Console
 
 from compact_ds import config as configuration
-from compact_ds.bench.report import bar_chart, print_tables
+from compact_ds.bench.laps import Laps
+from compact_ds.bench.report import bar_chart, print_tables, write
 from compact_ds.bench.rows import Rows
-from compact_ds.bench.trees import Contender, Trees, operations
+from compact_ds.bench.trees import Contender, Trees
 from compact_ds.bench.trl_peer import SETTINGS, Trl, fastest
 from compact_ds.config import Config
 from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.errors import UserError, nearest
 from compact_ds.kernels.bench_measure import PeakMemory, environment, matrix_rate
 from compact_ds.kernels.bench_plot import require_matplotlib
-from compact_ds.phases import PHASES, measured
+from compact_ds.phases import measured
 from compact_ds.student.load import DTYPES, load_lm, load_tokenizer
 from compact_ds.tree.tokenise import Tokeniser
 
@@ -74,7 +73,7 @@ def run(options: Options) -> int:
                 "bench step", f"{group.world_size} ranks", "a single process", "start it without a launcher"
             )
         found = _measure(config, against, options, group, Path(folder), output)
-    (output / "results.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write(found, output)
     if options.draws:
         bar_chart(found, output / "results.png")
     if options.prints_json:
@@ -91,35 +90,31 @@ def _measure(
 ) -> dict[str, Any]:
     ours, others = _contenders(config, against, group, folder)
     everyone: list[Contender] = [ours, *others]
-    seconds: dict[str, list[float]] = {one.name: [] for one in everyone}
-    phases: list[dict[str, float]] = []
-    losses: dict[str, float | None] = {}
-    for lap in range(1 + options.repeats):
-        for one in everyone[lap % len(everyone) :] + everyone[: lap % len(everyone)]:
-            started = time.perf_counter()
-            with measured() as clock:
-                losses[one.name] = one.lap()
-            seconds[one.name].append(time.perf_counter() - started)
-            if one is ours:
-                phases.append(clock.seconds)
-        done = ", ".join(f"{name} {values[-1]:.1f}" for name, values in seconds.items())
-        sys.stderr.write(f"lap {lap}{' (to warm up)' if lap == 0 else ''}: {done} s\n")
-    peaks = {one.name: _peak(one, group.device.type) for one in everyone}
-    peak_flops = (options.peak_tflops or 0) * 1e12 or matrix_rate(group.device.type, DTYPES[config.engine.precision])
-    if options.trace:
-        _trace(ours, output / "trace.json")
+    laps = Laps(ours, others)
+    device = group.device.type
     found = {
         "command": " ".join(["compact-ds", *sys.argv[1:]]),
-        "environment": environment(group.device.type),
+        "environment": environment(device),
         "questions": config.data.batch_size,
-        "laps": options.repeats,
-        "contenders": [_row(one, ours.name, seconds, peaks, losses) for one in everyone],
-        "phases": _shares(phases[1:], seconds[ours.name][1:]),
-        "peak_tflops": peak_flops / 1e12,
-        "model_flop_utilisation": operations(ours.batches, ours.engine.student)
-        / statistics.median(seconds[ours.name][1:])
-        / peak_flops,
+        "peak_tflops": options.peak_tflops or matrix_rate(device, DTYPES[config.engine.precision]) / 1e12,
     }
+    for lap in range(1 + options.repeats):
+        laps.run(lap)
+        if lap:
+            if options.peak_tflops is None and lap == options.repeats:
+                # A busy machine's best is the roof.
+                found["peak_tflops"] = max(
+                    found["peak_tflops"], matrix_rate(device, DTYPES[config.engine.precision]) / 1e12
+                )
+            found |= laps.figures()
+            found["model_flop_utilisation"] = laps.operations / (
+                found["contenders"][0]["seconds"] * found["peak_tflops"] * 1e12
+            )
+            write(found, output)  # a run cut short keeps what it has
+    for one, row in zip(everyone, found["contenders"], strict=True):
+        row["peak_bytes"] = _peak(one, device)
+    if options.trace:
+        _trace(ours, output / "trace.json")
     for one in everyone:
         one.close()
     return found
@@ -152,41 +147,6 @@ def _peak(one: Contender, device: str) -> int | None:
     memory.start()
     one.lap()
     return memory.read()
-
-
-def _row(
-    one: Contender, base: str, seconds: dict[str, list[float]], peaks: dict[str, int | None], losses: dict[str, Any]
-) -> dict[str, Any]:
-    """A contender's figures; the first lap, which warms up, is left out. `ours` is our time as a share of its."""
-    own = seconds[one.name][1:]
-    ratios = [mine / other for mine, other in zip(seconds[base][1:], own, strict=True)]
-    median = statistics.median(own)
-    return {
-        "name": one.name,
-        "setting": one.setting,
-        "seconds": median,
-        "seconds_of_laps": own,
-        "ours": statistics.median(ratios),
-        "ours_smallest": min(ratios),
-        "ours_largest": max(ratios),
-        "tokens": one.tokens,
-        "padding": 1 - one.tokens / one.padded,
-        "tokens_per_second": one.tokens / median,
-        "peak_bytes": peaks[one.name],
-        "last_loss": losses[one.name],
-    }
-
-
-def _shares(phases: list[dict[str, float]], seconds: list[float]) -> dict[str, dict[str, float]]:
-    """Median seconds and share of the lap of every phase, and of what is outside of them all."""
-    laps = [lap | {"other": total - sum(lap.values())} for lap, total in zip(phases, seconds, strict=True)]
-    return {
-        name: {
-            "seconds": statistics.median(lap.get(name, 0.0) for lap in laps),
-            "share": statistics.median(lap.get(name, 0.0) / total for lap, total in zip(laps, seconds, strict=True)),
-        }
-        for name in (*PHASES, "other")
-    }
 
 
 def _trace(ours: Trees, file: Path) -> None:

@@ -27,7 +27,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "a row a pass": {"per_device_train_batch_size": 1},
     "4 rows of like length": {"per_device_train_batch_size": 4, "train_sampling_strategy": "group_by_length"},
     "packed, 512 tokens": {"per_device_train_batch_size": 1, "packing": True, "max_length": 512},
-    "packed, 1024 tokens": {"per_device_train_batch_size": 1, "packing": True, "max_length": 1024},
 }
 """No checkpointing of activations; the loss is the trainer's own fused and chunked one, its only one since 1.16."""
 
