@@ -92,7 +92,7 @@ def _measure(
     everyone: list[Contender] = [ours, *others]
     laps = Laps(ours, others)
     device = group.device.type
-    found = {
+    found: dict[str, Any] = {
         "command": " ".join(["compact-ds", *sys.argv[1:]]),
         "environment": environment(device),
         "questions": config.data.batch_size,

@@ -78,7 +78,7 @@ class Trl:
             self._gate.reached.set()
 
 
-class _Gate(TrainerCallback):  # type: ignore[misc]
+class _Gate(TrainerCallback):
     """Stops the trainer's thread before its first and after every optimizer step."""
 
     def __init__(self) -> None:
@@ -138,7 +138,8 @@ def _trainer(
     setting: str, config: Config, lm: Any, records: Sequence[Record], tokenizer: Any, folder: Path, gate: _Gate
 ) -> Any:
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     rows = [
         {
