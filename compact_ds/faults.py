@@ -6,8 +6,10 @@ are found; a broken invariant of ours keeps its traceback.
 
 from __future__ import annotations
 
+import os
 import re
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ LOOK_SECONDS = 12.0
 """How long a rank looks for the reason why another did not answer."""
 
 _PEER = re.compile(
-    r"gloo|NCCL|ncclRemoteError|Connection (reset|closed|refused)|Timed out waiting|Broken pipe|TCPStore|recvValue|socket",
+    r"gloo|NCCL|pair closure|ncclRemoteError|Connection (reset|closed|refused)|Timed out waiting|Broken pipe|TCPStore|socket",
     re.IGNORECASE,
 )
 _MEMORY = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
@@ -50,7 +52,9 @@ def named(error: BaseException, place: Place, timeout: float, look: Look) -> Use
     text = " ".join(str(error).split())
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _MEMORY.search(text):
         return _of_memory(text or "MemoryError", place)
-    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and _PEER.search(text)):
+    if isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and (_PEER.search(text) or _in_collective(error))
+    ):
         return _of_peers(text, place, timeout, look)
     return None
 
@@ -69,6 +73,12 @@ def unforeseen(error: BaseException, place: Place) -> FaultError:
     """What the other ranks say of a rank that ended with a traceback."""
     found = f"{type(error).__name__}: {error}"
     return FaultError(f"rank {place.rank} on {place.host}", found, "no such error", "see its traceback above")
+
+
+def _in_collective(error: BaseException) -> bool:
+    """Whether torch's collectives raised it: transports word their errors as they like."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and f"{os.sep}torch{os.sep}distributed{os.sep}" in "".join(f.filename for f in frames[-3:])
 
 
 def _of_memory(text: str, place: Place) -> FaultError:

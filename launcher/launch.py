@@ -15,7 +15,7 @@ from pathlib import Path
 
 from compact_ds.config import Config, load
 from compact_ds.errors import ERROR_PREFIX, ConfigError, UserError
-from compact_ds.launcher import end, heartbeat, nodes, ranks
+from compact_ds.launcher import end, heartbeat, nodes, ranks, slurm
 from compact_ds.launcher.commands import Command, Task
 from compact_ds.launcher.devices import local_devices
 from compact_ds.launcher.nodes import Cluster
@@ -60,6 +60,21 @@ def launch(
         print(start.command)
         return 0
     return _run(start, checked, cluster)
+
+
+def slurm_job(
+    config: str, overrides: Sequence[str], num_nodes: int, nprocs: int, port: int, max_restarts: int, trust: bool,
+    options: Sequence[str],
+) -> slurm.Job:  # fmt: skip
+    """The same run as a batch job, each node with `nprocs` GPUs, or cores where DS_ACCELERATOR is `cpu`. Raises as `launch`."""
+    checked = load(config, list(overrides))
+    if num_nodes < 1:
+        raise UserError("--num-nodes", num_nodes, "1 or more", "give the number of nodes")
+    _check_nprocs(nprocs)
+    check_world_size(checked.data.batch_size, num_nodes * nprocs)
+    gpus = os.environ.get("DS_ACCELERATOR") != "cpu"
+    shape = (num_nodes, nprocs, port, gpus, max_restarts, trust)
+    return slurm.Job(config, overrides, checked.run_dir, *shape, options)
 
 
 def launch_module(module: str, arguments: Sequence[str], nprocs: int) -> int:

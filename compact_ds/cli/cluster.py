@@ -44,6 +44,16 @@ def add_cluster(commands: Any) -> None:
     apart.add_argument(
         "--local-addr", metavar="HOST", help="where the others reach this node (default: towards node 0)"
     )
+    slurm = launch.add_argument_group("a Slurm job of --num-nodes nodes with --nprocs ranks each")
+    slurm.add_argument("--slurm", action="store_true", help="write the batch script RUN_DIR/launch.sbatch")
+    slurm.add_argument("--submit", action="store_true", help="and hand it to sbatch")
+    slurm.add_argument(
+        "--sbatch",
+        action="append",
+        default=[],
+        metavar="--NAME=VALUE",
+        help="one more option of the job, as --sbatch=--time=8:00:00",
+    )
     launch.set_defaults(run=_launch)
 
 
@@ -54,7 +64,29 @@ def _add_hostfile(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--exclude", metavar="A@B:0,1", help="all but these")
 
 
+def _slurm(arguments: argparse.Namespace) -> int:
+    from compact_ds.launcher import slurm
+    from compact_ds.launcher.launch import slurm_job
+
+    run = (
+        arguments.config,
+        arguments.overrides,
+        arguments.num_nodes or 1,
+        arguments.nprocs or 1,
+        arguments.master_port,
+    )
+    job = slurm_job(*run, arguments.max_restarts, arguments.trust, tuple(arguments.sbatch))
+    if arguments.dry_run:
+        print(slurm.script(job), end="")
+        return 0
+    file = slurm.write(job)
+    print(slurm.submit(file) if arguments.submit else f"{file}; hand it in with: sbatch {file}")
+    return 0
+
+
 def _launch(arguments: argparse.Namespace) -> int:
+    if arguments.slurm or arguments.submit:
+        return _slurm(arguments)
     from compact_ds.launcher.launch import launch
     from compact_ds.launcher.nodes import Cluster
 
