@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from compact_ds.launcher.arguments import add_run_arguments
+from compact_ds.cli.arguments import add_json
+from compact_ds.launcher.arguments import add_override_arguments, add_run_arguments
 
 
 def add_cluster(commands: Any) -> None:
-    """Declare `launch`."""
+    """Declare `launch` and `doctor`."""
     launch = commands.add_parser(
         "launch",
         help="train with several ranks, on this machine or on many",
@@ -56,6 +57,18 @@ def add_cluster(commands: Any) -> None:
     )
     launch.set_defaults(run=_launch)
 
+    doctor = commands.add_parser("doctor", help="check nodes, network, folders and versions before a long run")
+    doctor.add_argument("config", nargs="?", metavar="CONFIG", help="the run that is meant")
+    add_override_arguments(doctor)
+    doctor.add_argument("--nprocs", type=int, metavar="N", help="ranks of a node")
+    _add_hostfile(doctor)
+    doctor.add_argument("--master-addr", metavar="HOST", help="where ranks meet (default: the hostfile's first)")
+    doctor.add_argument(
+        "--master-port", type=int, default=29500, metavar="PORT", help="the port there (default: 29500)"
+    )
+    add_json(doctor)
+    doctor.set_defaults(run=_doctor)
+
 
 def _add_hostfile(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("nodes by hostfile, over ssh")
@@ -96,3 +109,24 @@ def _launch(arguments: argparse.Namespace) -> int:
     cluster = Cluster(**given, exported=tuple(arguments.export)) if several else None
     run = (arguments.config, arguments.overrides, arguments.nprocs, arguments.resume, arguments.trust)
     return launch(*run, cluster=cluster, max_restarts=arguments.max_restarts, dry_run=arguments.dry_run)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    import json
+    from dataclasses import asdict
+
+    from compact_ds.launcher.doctor.report import examine_nodes
+    from compact_ds.launcher.nodes import Cluster
+
+    cluster = None
+    if arguments.hostfile is not None:
+        places = ("hostfile", "include", "exclude", "master_addr", "master_port")
+        cluster = Cluster(**{name: getattr(arguments, name) for name in places})
+    findings = examine_nodes(arguments.config, arguments.overrides, cluster, arguments.nprocs)
+    if arguments.json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            line = f"{'ok    ' if finding.ok else 'FAILED'} {finding.check}: {finding.found}"
+            print(line if finding.ok else f"{line}; {finding.remedy}")
+    return 0 if all(finding.ok for finding in findings) else 1

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from compact_ds.engine.allocator import keep_freed_memory
-from compact_ds.engine.interface import choose_interface
+from compact_ds.launcher.interface import choose_interface
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,84 @@
+"""What heartbeats say together: who failed, who is gone, who keeps the others waiting, who is slow; and in which words."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from compact_ds import faults
+from compact_ds.errors import FaultError
+from compact_ds.launcher import end, heartbeat, verdict
+from compact_ds.launcher.heartbeat import Beat
+
+FIRST = Beat(0, "n1", "m1", 11, "a:1", 100.0, 7, "step", 99.0, collectives=50, work_seconds=0.2)
+SECOND = replace(FIRST, rank=1, host="n2", machine="m2", pid=22)
+
+
+def _place(folder: Path) -> faults.Place:
+    return faults.Place(0, "n1", folder)
+
+
+def test_beats_are_read_as_written_and_of_one_meeting(tmp_path: Path) -> None:
+    for beat in (FIRST, SECOND, replace(FIRST, rank=2, meeting="a:2")):
+        heartbeat.write(tmp_path, beat)
+    (tmp_path / "rank-3.json").write_text('{"rank": 3')
+    assert [replace(beat, age=0.0) for beat in heartbeat.read(tmp_path, "a:1")] == [FIRST, SECOND]
+    assert json.loads((tmp_path / "rank-0.json").read_text())["step"] == 7
+
+
+def test_a_rank_is_lost_by_its_process_here_and_by_its_silence_elsewhere() -> None:
+    beats = [FIRST, SECOND]
+    assert verdict.lost(beats, "m1", lambda pid: True, 8) == []
+    assert verdict.lost(beats, "m1", lambda pid: False, 8) == [FIRST]
+    silent = replace(SECOND, age=9.0)
+    assert verdict.lost([FIRST, silent], "m1", lambda pid: True, 8) == [silent]
+    assert verdict.lost([replace(silent, phase="done"), replace(silent, fault="x")], "m1", lambda pid: False, 8) == []
+
+
+def test_who_keeps_the_others_waiting_and_who_is_slow() -> None:
+    late = replace(SECOND, collectives=49)
+    assert verdict.behind([FIRST, late]) == [late]
+    assert verdict.behind([FIRST, SECOND]) == []
+    slow = replace(SECOND, work_seconds=0.5)
+    assert verdict.slow([FIRST, replace(FIRST, rank=2), slow]) == [(slow, 0.2)]
+    assert verdict.slow([FIRST, SECOND, replace(slow, work_seconds=None)]) == []
+
+
+def test_a_broken_connection_is_told_by_what_the_others_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "LOOK_SECONDS", 0)
+    error = RuntimeError("gloo: Connection closed by peer")
+    failed = replace(SECOND, fault="rank 1 on n2: found out of memory", phase="failed")
+    for beats, lost, words in (
+        ([failed], [], "rank 1 on n2: found out of memory"),
+        ([SECOND], [SECOND], "rank 1 on n2 (process 22, last heard of at step 7, step) gone"),
+        ([SECOND], [], "a broken connection between ranks"),
+    ):
+        named = faults.named(error, _place(tmp_path), 20, lambda given=(beats, lost): given)
+        assert isinstance(named, FaultError) and named.exit_code == 3
+        assert words in str(named)
+    late = [FIRST, replace(SECOND, collectives=3)]
+    named = faults.named(
+        RuntimeError("Application timeout caused pair closure"), _place(tmp_path), 20, lambda: (late, [])
+    )
+    assert "rank 1 on n2 (step 7, step) did not come to a collective within 20 s" in str(named)
+
+
+ALLOCATOR = "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("Tried to allocate"), RuntimeError(ALLOCATOR)])
+def test_too_little_memory_has_its_remedy(tmp_path: Path, error: BaseException) -> None:
+    named = faults.named(error, _place(tmp_path), 20, lambda: ([], []))
+    assert "rank 0 on n1: found out of memory" in str(named) and "lower tree.row_tokens" in str(named)
+    assert faults.named(KeyError("x"), _place(tmp_path), 20, lambda: ([], [])) is None
+
+
+def test_a_killed_run_is_told_from_outside(tmp_path: Path) -> None:
+    told = end.cause(256 - 9, [FIRST, replace(SECOND, phase="done")], tmp_path)
+    assert "rank 0 on n1" in str(told) and "ended by signal SIGKILL" in str(told) and "lack of memory" in str(told)
+    assert end.cause(1, [], tmp_path) is None
+    assert end.cause(143, [FIRST], tmp_path) is None
