@@ -22,7 +22,7 @@ from rich.table import Table
 from compact_ds.config import METHODS, SOLVERS, Config, load
 from compact_ds.data.readers import read
 from compact_ds.errors import ConfigError, UserError, nearest
-from compact_ds.evaluation import comparison
+from compact_ds.evaluation import comparison, comparison_picture, evidence_of_runs
 from compact_ds.launcher.devices import local_devices
 from compact_ds.launcher.jobs import Job, Stopped, run_jobs
 from compact_ds.launcher.launch import check_world_size
@@ -71,7 +71,8 @@ class Run:
 def run(plan: Plan, as_json: bool = False) -> int:
     """Train every method with every seed, print the table, and return the exit code: 1 when a run did not finish.
 
-    Writes `compare.json` and `compare.md` into the config's `run_dir`. Raises ConfigError and UserError.
+    Writes `compare.json`, `.md`, `.tex`, `.csv` and, with matplotlib, `.png` into the config's `run_dir`.
+    Raises ConfigError and UserError.
     """
     base = load(plan.config, list(plan.overrides))
     _check(plan, base)
@@ -199,21 +200,32 @@ def _num_accelerators() -> int:
 
 def _report(runs: Sequence[Run], run_dir: Path, plan: Plan, as_json: bool) -> None:
     results = [_result(run) for run in runs]
-    table = comparison.rows(results)
-    found = comparison.findings(table)
-    (run_dir / "compare.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    (run_dir / "compare.md").write_text(comparison.markdown(table, found, _command(plan)), encoding="utf-8")
+    answers = evidence_of_runs.answers_of(results)
+    table = comparison.rows(results, evidence_of_runs.intervals(answers), evidence_of_runs.retention_drops(results))
+    reference = "uniform" if "uniform" in answers else results[0]["method"]
+    found = comparison.findings(table) + evidence_of_runs.sentences(evidence_of_runs.differences(answers, reference))
+    pages = {
+        "json": json.dumps(results, indent=2) + "\n",
+        "md": comparison.markdown(table, found, _command(plan)),
+        "tex": comparison.latex(table),
+        "csv": comparison.as_csv(table),
+    }
+    for ending, page in pages.items():
+        (run_dir / f"compare.{ending}").write_text(page, encoding="utf-8")
+    note = comparison_picture.plot(table, run_dir / "compare.png")
     if as_json:
         print(json.dumps(results))
         return
-    shown = Table(*comparison.COLUMNS)
-    for row in table:
-        shown.add_row(*row.cells())
+    header, cells = comparison.full_table(table)
+    shown = Table(*header)
+    for own in cells:
+        shown.add_row(*own)
     # A pipe has no width of its own, and 80 columns would cut names.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     console.print(shown)
     for sentence in found:
         console.print(sentence, markup=False, soft_wrap=True)
+    console.print(note, markup=False, soft_wrap=True)
     chosen = next((run for run in runs if run.method == "compact"), runs[0])
     console.print(f"run folder: {chosen.job.folder}", markup=False, soft_wrap=True)
 

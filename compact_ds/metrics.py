@@ -50,7 +50,7 @@ class RunLog:
         """One evaluation on held-out questions."""
         _append(self._evaluations, row)
         self._draw_evaluation(row)
-        self.say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+        self.say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in _flat(row).items()))
 
     def on_disk(self) -> None:
         """See every row onto the disk, so that a checkpoint never knows of steps that the log has lost."""
@@ -69,7 +69,7 @@ class RunLog:
         self._evaluations.close()
 
     def _draw_evaluation(self, row: Mapping[str, Any]) -> None:
-        for key, value in row.items():
+        for key, value in _flat(row).items():
             if key != "step" and value is not None:
                 self._board.add_scalar(f"evaluation/{key}", value, row["step"])
 
@@ -94,6 +94,14 @@ def _continue(file: Path, before: int) -> Any:
         os.fsync(stream.fileno())
     os.replace(kept, file)
     return file.open("a", encoding="utf-8")
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Figures within figures by their path."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        flat |= _flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
 
 
 def _append(stream: Any, row: Mapping[str, Any]) -> None:

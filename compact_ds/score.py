@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from compact_ds import config as configuration
 from compact_ds.compatibility.metrics import metrics
 from compact_ds.compatibility.running import METRICS, RunningScales
 from compact_ds.config import Config
-from compact_ds.engine.ranks import Ranks, ranks
+from compact_ds.engine.ranks import Ranks, ranks_or_alone
 from compact_ds.evidence import Evidence
 from compact_ds.methods import method
 from compact_ds.score_journal import ScoreJournal, journal_file, merged
@@ -56,7 +54,7 @@ def run(
     settings = configuration.load(config, [*given, *overrides]) if config else _defaults([*given, *overrides])
     tokeniser = Tokeniser(load_tokenizer(settings.student), settings.data.cue)
     training_set = TrainingSet(settings.model_copy(update={"method": "compact"}), tokeniser)
-    with _group(settings) as group, tempfile.TemporaryDirectory() as folder:
+    with ranks_or_alone(settings.engine.timeout_seconds) as group, tempfile.TemporaryDirectory() as folder:
         place = output or Path(folder) / "scores.jsonl"
         _measure(settings, training_set, tokeniser, place, group)
         group.barrier()
@@ -165,23 +163,6 @@ def _rows(
             "pmi": [pmi_P[p] for p in mine],
             "epiphany_step": step_P[mine[epiphany]] if epiphany >= 0 else None,
         }
-
-
-@contextmanager
-def _group(settings: Config) -> Iterator[Ranks]:
-    """The ranks that a launcher started, or this process alone, without a process group."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        with ranks(settings.engine.timeout_seconds) as group:
-            yield group
-        return
-    yield Alone(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-class Alone(Ranks):
-    """A single process, which waits for nobody."""
-
-    def barrier(self) -> None:
-        """Nothing to wait for."""
 
 
 def _parts(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -29,6 +29,7 @@ from compact_ds.engine.start import Engine, learning_rate
 from compact_ds.environment import environment
 from compact_ds.errors import ConfigError
 from compact_ds.evaluation.generation import decoding_of, evaluate, summary, write_rows
+from compact_ds.evaluation.retention import measure_retention, retention_sets
 from compact_ds.identity import identity
 from compact_ds.launcher import heartbeat
 from compact_ds.metrics import EVALUATIONS, RunLog, read
@@ -105,6 +106,7 @@ class _Run:
         self.step = 0
         # Before anything is written or loaded: what the mixer's settings ask for must be there.
         groups_of(config.mixer, data.teachers)
+        self.kept = retention_sets(config.evaluation.retention, config.evaluation.retention_limit)
         references = reference_sets(config, tokeniser, group)
         self.checkpoints = RunCheckpoints(config, group, identity(config, data, references), trust)
         if group.is_first:
@@ -206,18 +208,25 @@ class _Run:
         self.watch.at(self.step, "evaluation")
         state = full_state(self.engine.student, keep=True)
         plain = export.plain_model(self.lm_config, state, self.config.student).to(self.group.device)
-        settings = self.config.evaluation
-        examples = held_out_examples(self.config)
+        self._measure(plain, log)
+        return plain
+
+    def _measure(self, plain: Any, log: RunLog | None) -> None:
+        settings, group = self.config.evaluation, self.group
+        examples, share = held_out_examples(self.config), slice(group.rank, None, group.world_size)
+        row: dict[str, Any] = {"step": self.step}
         if examples:
-            mine = examples[self.group.rank :: self.group.world_size]
-            rows = evaluate(
-                plain, self.tokeniser, mine, settings.batch_size, decoding_of(settings), self.group.is_first
-            )
-            everyone = [row for part in self.group.gather(rows) for row in part]
+            how = (settings.batch_size, decoding_of(settings), group.is_first, settings.rationale_loss)
+            rows = evaluate(plain, self.tokeniser, examples[share], *how)
+            everyone = [row for part in group.gather(rows) for row in part]
+            row |= summary(everyone)
             if log is not None:
                 write_rows(sorted(everyone, key=lambda r: r["id"]), self.folder / "predictions.jsonl")
-                log.evaluation({"step": self.step, **summary(everyone)})
-        return plain
+        if self.kept:
+            ways = (settings.batch_size, share, group.gather, group.is_first)
+            row["retention"] = measure_retention(plain, self.tokeniser, self.kept, *ways)
+        if log is not None and len(row) > 1:
+            log.evaluation(row)
 
     def finish(self, log: RunLog | None) -> None:
         """Last evaluation, `final/`, `summary.json`."""

@@ -1,32 +1,98 @@
-"""The commands that look at a trained student: `eval`."""
+"""The command `eval`, which measures a trained student."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from compact_ds.cli.arguments import add_json, print_figures
+from compact_ds.cli.arguments import add_json, names, print_figures
 
 
 def add_evaluate(commands: Any) -> None:
     """Declare `eval`."""
-    evaluate = commands.add_parser("eval", help="exact-match accuracy of a model by greedy generation")
+    evaluate = commands.add_parser("eval", help="accuracy of a model on questions, and its perplexity on texts")
     evaluate.add_argument(
         "model", metavar="MODEL", help="a Hugging Face folder such as RUN/final, or whatever student.model takes"
     )
-    evaluate.add_argument("--data", required=True, metavar="FILE", help="held-out questions, as data.eval")
+    evaluate.add_argument("--data", metavar="FILE", help="held-out questions, as data.eval")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
     evaluate.add_argument("--batch-size", type=int, default=32, metavar="B", help="questions at a time (default: 32)")
-    evaluate.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest answer (default: 256)")
+    _add_decoding(evaluate)
+    evaluate.add_argument(
+        "--options",
+        choices=("letter", "text"),
+        help="score the options that the questions list, by letter or text, instead of generating",
+    )
+    evaluate.add_argument("--rationales", action="store_true", help="also the loss of the file's rationales")
+    evaluate.add_argument(
+        "--perplexity", action="append", default=[], metavar="FILE", help=".txt, or .jsonl with `text`; may be repeated"
+    )
+    evaluate.add_argument("--output", type=Path, metavar="FILE", help="write a JSON line for every question")
+    evaluate.add_argument(
+        "--against", type=Path, metavar="FILE", help="another model's --output: paired tests of the difference"
+    )
+    evaluate.add_argument("--nprocs", type=int, default=1, metavar="N", help="ranks on this machine (default: 1)")
+    evaluate.add_argument("--lm-eval", metavar="A,B", help="tasks of EleutherAI's harness (extra lm-eval)")
+    evaluate.add_argument("--lm-eval-include", type=Path, metavar="DIR", help="a folder of task files besides its own")
     add_json(evaluate)
     evaluate.set_defaults(run=_eval)
 
 
-def _eval(arguments: argparse.Namespace) -> int:
-    from compact_ds.evaluation.decoding import Decoding
-    from compact_ds.evaluation.generation import evaluate_folder
+def _add_decoding(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest text (default: 256)")
+    evaluate.add_argument("--samples", type=int, default=1, metavar="N", help="texts of each question (default: 1)")
+    evaluate.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
+    evaluate.add_argument("--seed", type=int, default=0, metavar="S", help="of the samples (default: 0)")
+    evaluate.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end a text before this; may be repeated"
+    )
+    evaluate.add_argument(
+        "--past-answer", action="store_true", help="go on after a complete answer sentence, which else ends a text"
+    )
 
-    decoding = Decoding(arguments.max_new_tokens)
-    result = evaluate_folder(arguments.model, arguments.data, arguments.limit, arguments.batch_size, decoding)
-    print_figures(result, arguments.json)
+
+def _eval(arguments: argparse.Namespace) -> int:
+    if arguments.nprocs > 1:
+        from compact_ds.launcher.launch import launch_module
+
+        return launch_module("compact_ds.evaluate", _words(arguments), arguments.nprocs)
+    if arguments.lm_eval:
+        from compact_ds.evaluation.harness import run_tasks
+
+        include, limit = arguments.lm_eval_include, arguments.limit
+        print_figures(
+            run_tasks(arguments.model, names(arguments.lm_eval), include, limit, arguments.batch_size), arguments.json
+        )
+        return 0
+    from compact_ds import evaluate
+    from compact_ds.evaluation.decoding import Decoding
+
+    decoding = Decoding(
+        arguments.max_new_tokens, not arguments.past_answer, tuple(arguments.stop), arguments.temperature,
+        arguments.samples, arguments.seed,
+    )  # fmt: skip
+    result = evaluate.run(
+        evaluate.Asked(
+            arguments.model, arguments.data, decoding, arguments.batch_size, arguments.limit, arguments.options,
+            arguments.rationales, arguments.perplexity, arguments.output, arguments.against,
+        )
+    )  # fmt: skip
+    if result is not None:
+        print_figures(result, arguments.json)
     return 0
+
+
+def _words(arguments: argparse.Namespace) -> list[str]:
+    """The command line again, for the ranks."""
+    words = [arguments.model]
+    for name, value in vars(arguments).items():
+        option = f"--{name.replace('_', '-')}"
+        if name in ("model", "nprocs", "run") or value is None or value is False:
+            continue
+        if value is True:
+            words.append(option)
+        else:
+            for one in value if isinstance(value, list) else [value]:
+                words += [option, str(one)]
+    return words

@@ -84,6 +84,27 @@ def ranks(timeout_seconds: int) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+class Alone(Ranks):
+    """A single process without a process group, which waits for nobody."""
+
+    def gather(self, item: Any) -> list[Any]:
+        """The item."""
+        return [item]
+
+    def barrier(self) -> None:
+        """Nothing to wait for."""
+
+
+@contextmanager
+def ranks_or_alone(timeout_seconds: int) -> Iterator[Ranks]:
+    """The ranks that a launcher started, or this process alone: for jobs that only measure."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        with ranks(timeout_seconds) as group:
+            yield group
+        return
+    yield Alone(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def _say_choices(is_first: bool) -> None:
     """What was chosen for this machine (`logger.info` of the package) goes to stderr, from the first rank."""
     logger = logging.getLogger("compact_ds")

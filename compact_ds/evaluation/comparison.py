@@ -5,10 +5,13 @@ Owns the arithmetic and the wording of a comparison. Starts no run and prints no
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 METRICS = ("consensus", "adaptability", "difficulty")
@@ -31,6 +34,10 @@ class Row:
     answer_loss: float | None
     right_share: float | None
     seconds: float | None
+    interval: tuple[float, float] | None = None
+    """95 % interval of the accuracy over questions."""
+    drops: Mapping[str, float] = field(default_factory=dict)
+    """What was lost on each retention file: accuracy, or nats per token of text."""
 
     def cells(self) -> tuple[str, ...]:
         """The row as texts, in the order of COLUMNS."""
@@ -39,10 +46,32 @@ class Row:
         return (self.method, str(self.num_seeds), accuracy, *figures)
 
 
-def rows(results: Sequence[Mapping[str, Any]]) -> list[Row]:
+def rows(
+    results: Sequence[Mapping[str, Any]],
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    drops: Mapping[str, Mapping[str, float]] | None = None,
+) -> list[Row]:
     """One row per method, in the order in which the methods first appear."""
     methods = list(dict.fromkeys(result["method"] for result in results))
-    return [_row(method, [result for result in results if result["method"] == method]) for method in methods]
+    table = [_row(method, [result for result in results if result["method"] == method]) for method in methods]
+    return [
+        replace(row, interval=(intervals or {}).get(row.method), drops=(drops or {}).get(row.method, {}))
+        for row in table
+    ]
+
+
+def full_table(table: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and cells; intervals and drops have columns where any method has them."""
+    names = list(dict.fromkeys(name for row in table for name in row.drops))
+    has_intervals = any(row.interval is not None for row in table)
+    header = (*COLUMNS, *(["95 % interval"] if has_intervals else []), *(f"drop {name}" for name in names))
+    lines = []
+    for row in table:
+        shown = (
+            [] if not has_intervals else ["-"] if row.interval is None else ["{:.3f} to {:.3f}".format(*row.interval)]
+        )
+        lines.append((*row.cells(), *shown, *(_shown(row.drops.get(name), 3) for name in names)))
+    return header, lines
 
 
 def findings(table: Sequence[Row]) -> list[str]:
@@ -76,10 +105,37 @@ def findings(table: Sequence[Row]) -> list[str]:
 
 def markdown(table: Sequence[Row], sentences: Sequence[str], command: str) -> str:
     """The comparison as a page: the command, the table, the findings."""
-    lines = ["# Comparison", "", f"`{command}`", "", _line(COLUMNS), _line(["---"] * len(COLUMNS))]
-    lines += [_line(row.cells()) for row in table]
+    header, cells = full_table(table)
+    lines = ["# Comparison", "", f"`{command}`", "", _line(header), _line(["---"] * len(header))]
+    lines += [_line(own) for own in cells]
     lines += ["", *(f"- {sentence}" for sentence in sentences)]
     return "\n".join(lines) + "\n"
+
+
+def latex(table: Sequence[Row]) -> str:
+    """The table alone, as a LaTeX `tabular` (package booktabs)."""
+    header, cells = full_table(table)
+    lines = [r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}", r"\toprule", _latex_line(header), r"\midrule"]
+    return "\n".join([*lines, *map(_latex_line, cells), r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def as_csv(table: Sequence[Row]) -> str:
+    """The table with its figures unrounded, one line a method."""
+    names = list(dict.fromkeys(name for row in table for name in row.drops))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    figures = ("accuracy", "spread", "answer_loss", "right_share", "seconds")
+    writer.writerow(["method", "num_seeds", *figures, "low", "high", *(f"drop {name}" for name in names)])
+    for row in table:
+        low, high = row.interval or (None, None)
+        own = [row.method, row.num_seeds, *(getattr(row, name) for name in figures)]
+        writer.writerow([*own, low, high, *(row.drops.get(name) for name in names)])
+    return out.getvalue()
+
+
+def _latex_line(cells: Iterable[str]) -> str:
+    escaped = (re.sub(r"([#$%&_{}])", r"\\\1", cell.replace("\\", "/")) for cell in cells)
+    return " & ".join(cell.replace("±", r"$\pm$") for cell in escaped) + r" \\"
 
 
 def _row(method: str, results: Sequence[Mapping[str, Any]]) -> Row:

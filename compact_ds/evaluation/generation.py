@@ -12,31 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from compact_ds.config import DataConfig, EvaluationConfig, StudentConfig
+from compact_ds.config import EvaluationConfig
 from compact_ds.data.answers import final_answer, same_answer
-from compact_ds.data.readers import read
 from compact_ds.data.records import Example, Rationale
 from compact_ds.errors import DataError
 from compact_ds.evaluation.decoding import Decoding, decode, pad_left
 from compact_ds.evaluation.samples import majority
-from compact_ds.student.load import from_pretrained, load_tokenizer, locate
 from compact_ds.tree.tokenise import Tokeniser
 
 
-def evaluate_folder(model: str, data: str, limit: int | None, batch_size: int, decoding: Decoding) -> dict[str, Any]:
-    """Accuracy, gold-answer losses and number of questions of a student, named as `student.model` names it, on a source."""
-    from transformers import AutoModelForCausalLM
-
-    tokeniser = Tokeniser(load_tokenizer(StudentConfig(model=model)), DataConfig(train=data).cue)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    where, arguments = locate(model)
-    lm = from_pretrained(AutoModelForCausalLM, where, "MODEL", dtype="auto", **arguments).to(device).eval()
-    examples = list(read(data, DataConfig(train=data), 0, limit=limit))
-    rows = evaluate(lm, tokeniser, examples, batch_size, decoding, progress=True)
-    return summary(rows)
+def _rationale_figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """`rationale_loss`, and that of the rationales with the right and with a wrong answer, where rows carry them."""
+    held = [rationale for row in rows for rationale in row.get("rationales", [])]
+    groups = {"": held, "_right": [r for r in held if r["right"]], "_wrong": [r for r in held if not r["right"]]}
+    return {f"rationale_loss{end}": sum(r["loss"] for r in own) / len(own) for end, own in groups.items() if own}
 
 
 def decoding_of(settings: EvaluationConfig) -> Decoding:
@@ -45,9 +38,17 @@ def decoding_of(settings: EvaluationConfig) -> Decoding:
 
 
 def evaluate(
-    lm: Any, tokeniser: Tokeniser, examples: Sequence[Example], batch_size: int, decoding: Decoding, progress: bool
+    lm: Any,
+    tokeniser: Tokeniser,
+    examples: Sequence[Example],
+    batch_size: int,
+    decoding: Decoding,
+    progress: bool,
+    rationales: bool = False,
 ) -> list[dict[str, Any]]:
     """One row a question: id, gold, generated text, the answer found in it, whether it is right, gold-answer losses.
+
+    With `rationales` each row also has the loss of every held-out rationale.
 
     Of several samples `text` and `found` are the first that gives the most frequent answer; `samples` has all, `share_right`
     how many of them are right.
@@ -65,6 +66,9 @@ def evaluate(
                 answered = _answered(example, written)
                 rows.append(answered | {"answer_loss": loss, "answer_loss_after_steps": reasoned})
             bar.update(len(part))
+    if rationales:
+        held = rationale_losses(lm, tokeniser, examples, batch_size, progress)
+        rows = [row | {"rationales": held.get(row["id"], [])} for row in rows]
     return rows
 
 
@@ -90,7 +94,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "data.eval", "no questions", "at least one held-out question", "check the file and evaluation.limit"
         )
     reasoned = [row["answer_loss_after_steps"] for row in rows if row["answer_loss_after_steps"] is not None]
-    return {
+    return _rationale_figures(rows) | {
         "accuracy": sum(row["right"] for row in rows) / len(rows),
         "answer_loss": sum(row["answer_loss"] for row in rows) / len(rows),
         "answer_loss_after_steps": sum(reasoned) / len(reasoned) if reasoned else None,
@@ -136,6 +140,11 @@ def answer_losses(lm: Any, tokeniser: Tokeniser, asked: Sequence[tuple[Example, 
             parts.insert(1, rationale_ids[: step_ends[-1]])
         sequences.append(torch.cat([torch.from_numpy(part) for part in parts]).long())
         lengths.append(answer_tokens)
+    return _losses_of_ends(lm, tokeniser, sequences, lengths)
+
+
+def _losses_of_ends(lm: Any, tokeniser: Tokeniser, sequences: Sequence[Tensor], lengths: Sequence[int]) -> list[float]:
+    """Mean loss of the last so many tokens of each sequence, nats."""
     ids, mask = pad_left(sequences, tokeniser.tokenizer.pad_token_id)
     keep = max(lengths) + 1
     positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -146,6 +155,25 @@ def answer_losses(lm: Any, tokeniser: Tokeniser, asked: Sequence[tuple[Example, 
         logits[:, :-1].transpose(1, 2), ids[:, 1 - keep :].to(lm.device), reduction="none"
     ).cpu()
     return [float(row[-length:].mean()) for row, length in zip(loss, lengths, strict=True)]
+
+
+@torch.no_grad()
+def rationale_losses(
+    lm: Any, tokeniser: Tokeniser, examples: Sequence[Example], batch_size: int, progress: bool
+) -> dict[str, list[dict[str, Any]]]:
+    """By question, of each rationale: teacher, whether its answer is right, and loss (nats per token after the question)."""
+    asked = sorted(((e, r) for e in examples for r in e.rationales), key=lambda pair: len(pair[1].text))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for start in tqdm(range(0, len(asked), batch_size), desc="rationales", disable=not progress, leave=False):
+        part = asked[start : start + batch_size]
+        own = [torch.from_numpy(tokeniser.rationale(rationale)[0]).long() for _, rationale in part]
+        prompts = [torch.from_numpy(tokeniser.prompt(example.question)).long() for example, _ in part]
+        whole = [torch.cat(pair) for pair in zip(prompts, own, strict=True)]
+        losses = _losses_of_ends(lm, tokeniser, whole, [len(ids) for ids in own])
+        for (example, rationale), loss in zip(part, losses, strict=True):
+            right = same_answer(final_answer(rationale.text), example.answer)
+            found.setdefault(example.id, []).append({"teacher": rationale.teacher, "right": right, "loss": loss})
+    return found
 
 
 def write_rows(rows: Sequence[dict[str, Any]], file: Path) -> None:

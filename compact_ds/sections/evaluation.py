@@ -25,3 +25,9 @@ class EvaluationConfig(Section):
     """Strings before which a generated text ends."""
     before: bool = True
     """Evaluate the untrained student too; runs that start from the same one need it once."""
+    rationale_loss: bool = False
+    """Also the loss of the held-out rationales, right and wrong ones apart; it costs a forward pass over all of them."""
+    retention: list[str] = Field(default_factory=list)
+    """Files of what is not trained on, measured at every evaluation: multiple-choice questions in the schema, or text."""
+    retention_limit: int | None = Field(None, ge=1)
+    """Use only the first so many questions, or pieces of some 2,000 characters, of each of these files."""

@@ -1,0 +1,64 @@
+"""Tasks of EleutherAI's lm-evaluation-harness on a student, in this process.
+
+Owns how a student is handed over and which figures come back. Tasks, prompts and metrics are the harness's own; a folder of
+task files (`--lm-eval-include`) is searched besides its own, and local tasks ask nothing of a hub.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compact_ds.config import StudentConfig
+from compact_ds.errors import UserError, nearest
+from compact_ds.student.load import from_pretrained, load_tokenizer, locate
+
+
+def run_tasks(
+    model: str, tasks: Sequence[str], include: Path | None, limit: int | None, batch_size: int
+) -> dict[str, Any]:
+    """`TASK/METRIC` to its figure (with the filter's name where it is not `none`), `TASK/METRIC_stderr` to its standard error.
+
+    Raises UserError when the harness is not installed or does not know a task.
+    """
+    try:
+        import lm_eval
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        remedy = "pip install 'compact-ds[lm-eval]'"
+        raise UserError("--lm-eval", str(error), "EleutherAI's lm-eval", remedy) from None
+    if include is not None and not include.is_dir():
+        raise UserError("--lm-eval-include", str(include), "a folder of task files", "check the path")
+    manager = TaskManager(include_path=None if include is None else str(include))
+    unknown = [task for task in tasks if task not in manager.all_tasks]
+    if unknown:
+        remedy = nearest(unknown[0], manager.all_tasks)
+        raise UserError("--lm-eval", unknown[0], "a task of lm-eval or of --lm-eval-include", remedy)
+    student = HFLM(pretrained=_load(model), tokenizer=load_tokenizer(StudentConfig(model=model)), batch_size=batch_size)
+    found = lm_eval.simple_evaluate(
+        model=student, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=False, bootstrap_iters=1000
+    )
+    return _figures(found["results"])
+
+
+def _load(model: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    where, arguments = locate(model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return from_pretrained(AutoModelForCausalLM, where, "MODEL", dtype="auto", **arguments).to(device).eval()
+
+
+def _figures(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The harness names a figure `metric,filter`."""
+    figures = {}
+    for task, values in results.items():
+        for key, value in values.items():
+            if isinstance(value, (int, float)) and "," in key:
+                metric, _, chosen = key.partition(",")
+                figures[f"{task}/{metric}" + ("" if chosen == "none" else f"/{chosen}")] = value
+    return figures

@@ -1,0 +1,137 @@
+"""The job `eval` on a small student in a folder: figures against its own rows, several ranks, another model, the harness."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from compact_ds.cli import main
+from compact_ds.config import StudentConfig
+from compact_ds.student.load import load_tokenizer
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("student")
+    tokenizer = load_tokenizer(StudentConfig(model="scratch", tokenizer="task:arithmetic"))
+    torch.manual_seed(3)
+    config = AutoConfig.for_model(
+        "llama", vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.5, bos_token_id=None, eos_token_id=None,
+        pad_token_id=None,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def figures(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert main(["eval", *words, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_figures_are_those_of_the_rows(student: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows_file = tmp_path / "new" / "rows.jsonl"
+    sampled = ("--samples", "5", "--temperature", "1.5", "--max-new-tokens", "8", "--limit", "12", "--rationales")
+    words = (student, "--data", "task:arithmetic:eval", *sampled)
+    found = figures(capsys, *words, "--output", str(rows_file))
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    assert len(rows) == found["n"] == 12 and all(len(row["samples"]) == 5 for row in rows)
+    assert found["accuracy"] == pytest.approx(sum(row["right"] for row in rows) / 12)
+    shares = [sum(s["right"] for s in row["samples"]) / 5 for row in rows]
+    assert found["pass@1"] == pytest.approx(sum(shares) / 12)
+    assert found["pass@5"] == pytest.approx(sum(share > 0 for share in shares) / 12)
+    assert found["maj@5"] == pytest.approx(found["accuracy"])
+    low, high = found["accuracy_interval"]
+    assert low <= found["pass@1"] <= high
+    losses = [rationale["loss"] for row in rows for rationale in row["rationales"]]
+    assert len(losses) > 12 and found["rationale_loss"] == pytest.approx(sum(losses) / len(losses))
+    again = figures(capsys, *words, "--batch-size", "5", "--against", str(rows_file))
+    assert again["against"]["difference"] == 0 and again["against"]["mcnemar_p"] == 1
+
+
+def test_options_and_perplexity(student: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, text = tmp_path / "q.jsonl", tmp_path / "t.txt"
+    data.write_text('{"id": "a", "question": "2 plus 4 ? choices: A: 6 B: 5", "answer": "A"}\n')
+    text.write_text("4 plus 2 makes 6 .")
+    found = figures(capsys, student, "--data", str(data), "--options", "text", "--perplexity", str(text))
+    assert found["n"] == 1 and found["accuracy"] in (0, 1) and 0 < found["gold_probability"] < 1
+    assert found["tokens"] == 5 and found["perplexity"] > 1
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ((), "eval: found nothing to measure; expected --data, --perplexity or --lm-eval"),
+        (
+            ("--perplexity", "t.txt", "--output", "o"),
+            "eval: found no --data; expected questions, for --output and --against",
+        ),
+        (("--data", "task:arithmetic:eval", "--samples", "3"), "--samples: found 3; expected a --temperature above 0"),
+    ],
+)
+def test_what_cannot_be_asked(words: tuple[str, ...], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "MODEL", *words]) == 2
+    assert line in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_ranks_measure_what_one_does(student: str, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ("eval", student, "--data", "task:arithmetic:eval", "--limit", "7", "--max-new-tokens", "5", "--json")
+    assert main([*words]) == 0
+    one = json.loads(capfd.readouterr().out)
+    assert main([*words, "--nprocs", "2"]) == 0
+    line = next(line for line in capfd.readouterr().out.splitlines() if line.startswith("{"))
+    assert json.loads(line) == {name: pytest.approx(value, rel=1e-5) for name, value in one.items()}
+
+
+@pytest.mark.slow
+def test_a_zero_3_run_measures_what_it_keeps_and_the_harness_reads_its_student(tmp_path: Path) -> None:
+    """Without a hub: the environment names one that nobody can reach, and offline mode is not set."""
+    pytest.importorskip("lm_eval")
+    kept = tmp_path / "q.jsonl"
+    rows = [{"id": f"q{i}", "question": f"{i} plus 4 ? choices: A: 7 B: 5", "answer": "AB"[i % 2]} for i in range(4)]
+    kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = tmp_path / "t.txt"
+    text.write_text("4 plus 2 makes 6 .\n" * 3)
+    folder = tmp_path / "run"
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HOME": str(tmp_path / "hf"),
+        "PYTHONPATH": str(ROOT),
+    }
+
+    def command(*words: str) -> str:
+        run = [sys.executable, "-m", "compact_ds.cli", *words]
+        return subprocess.run(run, env=environment, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+    command(
+        "launch", "arithmetic", "--nprocs", "2", "max_steps=2", "data.limit=24", "data.batch_size=4", "evaluation.limit=4",
+        "evaluation.max_new_tokens=6", "evaluation.rationale_loss=true", f"evaluation.retention=[{kept},{text}]",
+        "engine.zero_stage=3", f"run_dir={folder}", f"data.cache_dir={tmp_path / 'cache'}",
+        "student.scratch.hidden_size=64", "student.scratch.num_hidden_layers=2",
+    )  # fmt: skip
+    evaluations = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in evaluations] == [0, 2]
+    for row in evaluations:
+        assert row["rationale_loss"] > 0
+        questions, texts = row["retention"][f"{tmp_path.name}/q"], row["retention"][f"{tmp_path.name}/t"]
+        assert questions["n"] == 4 and texts["perplexity"] > 1 and texts["tokens"] == 17
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["retention_before"] == evaluations[0]["retention"]
+    tasks = ("--lm-eval", "local_choice,local_generation", "--lm-eval-include", "tests/lm_eval_tasks")
+    found = json.loads(command("eval", str(folder / "final"), *tasks, "--json").splitlines()[-1])
+    assert 0 <= found["local_choice/acc"] <= 1
+    assert 0 <= found["local_generation/exact_match/strict-match"] <= 1

@@ -1,0 +1,105 @@
+"""Loss of texts against transformers' own, and figures of what a student keeps, by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from compact_ds.config import DataConfig, StudentConfig
+from compact_ds.errors import ConfigError, DataError
+from compact_ds.evaluation import perplexity as module
+from compact_ds.evaluation.perplexity import perplexity, text_losses, texts_of
+from compact_ds.evaluation.retention import drops, measure_retention, retention_sets
+from compact_ds.student.load import load_tokenizer
+from compact_ds.tree.tokenise import Tokeniser
+
+TOKENISER = Tokeniser(
+    load_tokenizer(StudentConfig(model="scratch", tokenizer="task:arithmetic")), DataConfig(train="task:arithmetic").cue
+)
+TEXTS = ("4 plus 2 makes 6 . The answer is 6 . 1", "7 max 3 € 7", "8")
+
+
+@pytest.fixture(scope="module")
+def lm() -> Any:
+    torch.manual_seed(2)
+    config = AutoConfig.for_model(
+        "llama", vocab_size=len(TOKENISER.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.5, bos_token_id=None, eos_token_id=None,
+        pad_token_id=None,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config).double().eval()
+
+
+def test_losses_are_those_of_transformers_in_every_window(lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WINDOW", 5)
+    nats = tokens = 0.0
+    for text in TEXTS:
+        ids = TOKENISER.tokenizer(text)["input_ids"]
+        for start in range(0, len(ids), 5):
+            window = torch.tensor([ids[start : start + 5]])
+            if window.shape[1] > 1:
+                with torch.no_grad():
+                    nats += float(lm(input_ids=window, labels=window).loss) * (window.shape[1] - 1)
+                tokens += window.shape[1] - 1
+    rows = text_losses(lm, TOKENISER, TEXTS, 2, progress=False)
+    found = perplexity(rows)
+    assert found["tokens"] == tokens
+    assert found["text_loss"] == pytest.approx(nats / tokens, abs=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(nats / tokens), rel=1e-4)
+    assert [row["window"] for row in rows] == list(range(len(rows)))
+    # Windows of one token are left out: "1" at the end of the first text, and the last text.
+    kept = sum(len(text.encode()) for text in TEXTS[:2])
+    assert kept - 2 <= sum(row["bytes"] for row in rows) <= kept
+
+
+def test_texts_of_files(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\ntwo")
+    (tmp_path / "b.jsonl").write_text('{"text": "one"}\n\n{"text": "two"}\n')
+    (tmp_path / "c.jsonl").write_text('{"text": "one"}\n{"words": 1}\n')
+    assert texts_of(tmp_path / "a.txt") == ["one\ntwo"]
+    assert texts_of(tmp_path / "b.jsonl") == ["one", "two"]
+    with pytest.raises(DataError, match=r'c\.jsonl:2: found \{"words": 1\}; expected text'):
+        texts_of(tmp_path / "c.jsonl")
+
+
+def test_files_of_questions_and_texts_in_shares(lm: Any, tmp_path: Path) -> None:
+    questions = [
+        {"id": f"q{i}", "question": f"{i} plus 4 ? choices: A: 7 B: 5 C: 1", "answer": "ABC"[i % 3]} for i in range(5)
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
+    (tmp_path / "t.txt").write_text("\n".join(TEXTS * 90))
+    files = [str(tmp_path / name) for name in ("q.jsonl", "t.txt")]
+    kept = retention_sets(files, 4)
+    names = [own.name for own in kept]
+    assert names == [f"{tmp_path.name}/q", f"{tmp_path.name}/t"]
+    assert len(kept[0].questions) == 4 and len(kept[1].texts) > 1 and kept[1].texts[0].startswith(TEXTS[0])
+    whole = measure_retention(lm, TOKENISER, kept, 8, slice(0, None, 1), lambda rows: [rows], progress=False)
+    assert whole[names[0]]["n"] == 4
+    parts = [0, 1]
+
+    def other(rank: int) -> Any:
+        held: list[Any] = []
+        measure_retention(
+            lm, TOKENISER, kept, 8, slice(rank, None, 2), lambda rows: (held.append(rows), [rows])[1], progress=False
+        )
+        return held
+
+    both = [other(rank) for rank in parts]
+    joined = iter(list(zip(*both, strict=True)))
+    assert measure_retention(
+        lm, TOKENISER, kept, 8, slice(0, None, 2), lambda _: list(next(joined)), progress=False
+    ) == {name: pytest.approx(figures, rel=1e-6) for name, figures in whole.items()}
+    with pytest.raises(ConfigError, match=r"evaluation\.retention"):
+        retention_sets([files[0], files[0]], None)
+
+
+def test_drops_by_hand() -> None:
+    before = {"q": {"accuracy": 0.5, "n": 4}, "t": {"text_loss": 2.0}}
+    after = {"q": {"accuracy": 0.25, "n": 4}, "t": {"text_loss": 2.5}, "new": {"accuracy": 1.0}}
+    assert drops(before, after) == {"q": 0.25, "t": 0.5}
