@@ -1,7 +1,7 @@
 """Vega-Lite charts of the report: lines over steps, heat maps and bars, and the theme that they share.
 
-Owns the drawing's form. Rows come ready; a teacher's name is always a value in them, never part of a specification. Text and
-rules are in `currentColor`, so one picture serves the light page, the dark one and paper.
+Owns the drawing's form. Rows come ready; a teacher's name is a value in them or in a scale's domain, never in an expression.
+Text and rules are in `currentColor`, so one picture serves the light page, the dark one and paper.
 """
 
 from __future__ import annotations
@@ -128,9 +128,9 @@ def heat(
     """Cells at (`y`, `x`) coloured by `value`, with `label` written in; `tooltip` is (field, title)."""
     axis = {"labelLimit": 170, "domain": False, "ticks": False}
     encoding: Spec = {
-        "y": {"field": "y", "type": "nominal", "sort": list(y_order), "title": None, "axis": axis},
+        "y": {"field": "y", "type": "nominal", **_order(y_order), "title": None, "axis": axis},
         "x": {
-            "field": "x", "type": "nominal", "sort": list(x_order), "title": x_title,
+            "field": "x", "type": "nominal", **_order(x_order), "title": x_title,
             "axis": axis | {"labelAngle": 0 if len(x_order) < 5 else -35, "orient": "top", "labelLimit": 90},
         },
         "tooltip": [{"field": f, "title": t, **_form(rows, f)} for f, t in tooltip],
@@ -168,8 +168,8 @@ def bars(rows: Sequence[Row], y_order: Sequence[str], x_title: str, colour: Mapp
     """Horizontal bars of `value` at `y`, a colour a `series`, several beside one another."""
     shown = [name for name in colour if any(row["series"] == name for row in rows)]
     encoding = {
-        "y": {"field": "y", "type": "nominal", "sort": list(y_order), "title": None, "axis": {"labelLimit": 170}},
-        "yOffset": {"field": "series", "type": "nominal", "sort": shown},
+        "y": {"field": "y", "type": "nominal", **_order(y_order), "title": None, "axis": {"labelLimit": 170}},
+        "yOffset": {"field": "series", "type": "nominal", **_order(shown)},
         "x": {"field": "value", "type": "quantitative", "title": None},
         "color": _colour("series", shown, colour, has_legend=len(shown) > 1),
         "tooltip": [
@@ -180,6 +180,11 @@ def bars(rows: Sequence[Row], y_order: Sequence[str], x_title: str, colour: Mapp
     }
     spec = {"data": {"values": list(rows)}, "mark": {"type": "bar"}, "encoding": encoding}
     return _sized(spec, max(60, len(y_order) * (10 + 16 * len(shown))))
+
+
+def _order(names: Sequence[str]) -> Spec:
+    """Names in their order. As a list under `sort` they would become an expression, which not every name survives."""
+    return {"sort": None, "scale": {"domain": list(names)}}
 
 
 def _colour(field: str, shown: Sequence[str], colour: Mapping[str, str], *, has_legend: bool) -> Spec:
