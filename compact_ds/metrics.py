@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from compact_ds.board_layout import hyperparameters, layout
 
 METRICS = "metrics.jsonl"
 EVALUATIONS = "evaluations.jsonl"
@@ -26,6 +29,8 @@ class RunLog:
         # The step of a checkpoint is not evaluated again; a run that starts over evaluates step 0.
         self._evaluations = _continue(folder / EVALUATIONS, first_step + 1 if first_step else 0)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        self._has_layout = False
+        self._last: Mapping[str, Any] = {}
         self._bar = tqdm(total=max_steps, initial=first_step, desc=name, unit="step", dynamic_ncols=True)
         for row in read(folder / EVALUATIONS):
             if row["step"] == first_step:
@@ -35,6 +40,10 @@ class RunLog:
     def step(self, row: Mapping[str, Any]) -> None:
         """One optimizer step: a line, a point on every curve, a tick of the bar."""
         _append(self._metrics, row)
+        if not self._has_layout:
+            self._board.add_custom_scalars(layout(sorted(row["weight"])))
+            self._has_layout = True
+        self._board.add_histogram("weight_of_teachers", np.array(list(row["weight"].values())), row["step"])
         for key, value in row.items():
             if isinstance(value, Mapping):
                 for teacher, of_teacher in value.items():
@@ -49,6 +58,7 @@ class RunLog:
     def evaluation(self, row: Mapping[str, Any]) -> None:
         """One evaluation on held-out questions."""
         _append(self._evaluations, row)
+        self._last = row
         self._draw_evaluation(row)
         self.say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in _flat(row).items()))
 
@@ -56,6 +66,11 @@ class RunLog:
         """See every row onto the disk, so that a checkpoint never knows of steps that the log has lost."""
         for stream in (self._metrics, self._evaluations):
             os.fsync(stream.fileno())
+
+    def outcome(self, config: Mapping[str, Any]) -> None:
+        """At a run's end: its settings and the last evaluation's figures, side by side with other runs' under HParams."""
+        figures = {f"outcome/{key}": value for key, value in self._last.items() if key != "step" and value is not None}
+        self._board.add_hparams(hyperparameters(config), figures, run_name=".")
 
     def say(self, line: str) -> None:
         """A line above the bar."""

@@ -238,6 +238,7 @@ class _Run:
                 export.save_adapter(self.engine.student.lm, state, self.folder / "adapter")
         if log is not None:
             export.save(plain, self.tokeniser.tokenizer, self.folder / "final")
+            log.outcome(self.config.model_dump(mode="json"))
             log.close()
             figures = write_summary(self.config, self.folder)
             templated = self.tokeniser.tokenizer.chat_template is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,37 @@ def test_rows_and_curves(tmp_path: Path) -> None:
         "evaluation/accuracy": [(3, 0.5)],
         "evaluation/n": [(0, 4.0), (3, 4.0)],
     }
+
+
+def test_the_board_is_laid_out_by_teacher(tmp_path: Path) -> None:
+    from tensorboard.plugins.custom_scalar import layout_pb2
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    run = log(tmp_path)
+    for step in range(2):
+        run.step(row(step, 1.0))
+    run.evaluation(evaluation(2, 0.5))
+    run.outcome({"seed": 3, "data": {"train": "a.jsonl", "limit": None}, "names": ["x"]})
+    run.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"), {"histograms": 0})
+    events.Reload()
+    (config,) = events.Tensors("custom_scalars__config__")
+    found = layout_pb2.Layout.FromString(config.tensor_proto.string_val[0])
+    groups = {group.title: [tag for chart in group.chart for tag in chart.multiline.tag] for group in found.category}
+    assert list(groups) == ["Teachers", "Teacher ada", "Teacher ben b/c"]
+    # Of the points that are there, each group shows its own.
+    tags = events.Tags()["scalars"]
+    shown = {title: {t for t in tags if any(re.match(p, t) for p in patterns)} for title, patterns in groups.items()}
+    assert shown["Teacher ben b/c"] == {"weight/ben b/c"}
+    assert shown["Teacher ada"] == {"weight/ada", "token_loss/ada"}
+    assert shown["Teachers"] == shown["Teacher ada"] | shown["Teacher ben b/c"] | {"train/right_share"}
+    counts = [(e.step, e.histogram_value.num, e.histogram_value.max) for e in events.Histograms("weight_of_teachers")]
+    assert counts == [(0, 2.0, 0.75), (1, 1.0, 1.0)]
+    start = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    settings = plugin_data_pb2.HParamsPluginData.FromString(start).session_start_info.hparams
+    values = {k: v.number_value or v.string_value for k, v in settings.items()}
+    assert values == {"seed": 3.0, "data.train": "a.jsonl", "names": "['x']"}
+    assert [e.value for e in events.Scalars("outcome/accuracy")] == [0.5]
 
 
 def test_a_row_is_on_disk_as_soon_as_it_is_written(tmp_path: Path) -> None:

@@ -128,7 +128,6 @@ def test_it_is_small_and_opens_soon(page: Path, browser: Any) -> None:
         opened = Opened(browser, page)
         # Until every chart stands, with those far below the first screen.
         seconds.append(opened.seconds())
-        print(seconds, opened.value("performance.getEntriesByName('drawn')[0].startTime"))
         opened.page.close()
     assert min(seconds) < MOST_SECONDS, seconds
 
