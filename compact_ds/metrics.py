@@ -69,7 +69,9 @@ class RunLog:
 
     def outcome(self, config: Mapping[str, Any]) -> None:
         """At a run's end: its settings and the last evaluation's figures, side by side with other runs' under HParams."""
-        figures = {f"outcome/{key}": value for key, value in self._last.items() if key != "step" and value is not None}
+        figures = {
+            f"outcome/{key}": value for key, value in _flat(self._last).items() if key != "step" and value is not None
+        }
         self._board.add_hparams(hyperparameters(config), figures, run_name=".")
 
     def say(self, line: str) -> None:

@@ -79,6 +79,14 @@ def test_the_sections_hold_what_the_files_say(run: Path) -> None:
     assert ["ada", 6, "100%", 3, 0] in tables[""] and ["ben", 6, "0%", 3, 3] in tables[""]
 
 
+def test_retention_is_a_chart_a_figure(run: Path) -> None:
+    section = next(s for s in _data(_page(run))["sections"] if s["id"] == "retention")
+    values = [row for one in _blocks(section, "chart")[-2:] for row in one["spec"]["data"]["values"]]
+    assert [(row["series"], row["step"], row["value"]) for row in values] == [
+        ("science/accuracy", 0, 0.5), ("science/accuracy", 22, 0.5), ("text/text_loss", 0, 2.5), ("text/text_loss", 22, 2.5),
+    ]  # fmt: skip
+
+
 def test_several_runs_stand_side_by_side(run: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "second", steps=4, teachers=("ben", "dan"))
     data = _data(_page(run, other))

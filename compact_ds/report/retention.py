@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from compact_ds.report.blocks import Block, Section, beside, chart, column
 from compact_ds.report.charts import binned, colours, extended, lines
@@ -38,13 +39,26 @@ def _of_run(run: Run, colour: Mapping[str, str]) -> list[Block]:
                     lines(rows, unit, extended(colour, names), level=level, is_sparse=len(rows) < 60),
                 )
             )
-    keys = sorted({key for row in run.evaluations for key in row if key.startswith(("retention", "kept_"))})
-    rows = [
-        {"series": key, "step": row["step"], "steps": str(row["step"]), "value": row[key]}
-        for key in keys
+    points = [
+        {"series": name, "step": row["step"], "steps": str(row["step"]), "value": value}
         for row in run.evaluations
-        if isinstance(row.get(key), (int, float))
+        for name, value in _figures(row.get("retention") or {})
     ]
-    if rows:
-        blocks.append(chart("Evaluated", lines(rows, "value", colours(keys), is_sparse=True)))
+    for unit in dict.fromkeys(_unit(point["series"]) for point in points):
+        own = [point for point in points if _unit(point["series"]) == unit]
+        names = sorted({point["series"] for point in own})
+        blocks.append(chart(f"Kept abilities, {unit}", lines(own, unit, colours(names), is_sparse=True)))
     return blocks
+
+
+def _figures(found: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
+    """Figures by their path, whatever is nested in what."""
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            yield from _figures(value, f"{before}{name}/")
+        elif isinstance(value, (int, float)) and name != "n":
+            yield f"{before}{name}", float(value)
+
+
+def _unit(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
