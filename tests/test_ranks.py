@@ -15,7 +15,7 @@ SHARED_MEMORY = Path("/dev/shm")
 TOLERANCE = 2e-6
 
 # Two ways to four micro-batches or more, and several rows in one.
-SMALL_ROWS = ["tree.row_tokens=160", "tree.rows=1"]
+SMALL_ROWS = ["tree.row_tokens=120", "tree.rows=1"]
 MORE_ROWS = ["tree.row_tokens=160", "tree.rows=2"]
 LORA = ["student.lora.r=4", "student.lora.alpha=8"]
 
