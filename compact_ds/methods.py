@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from compact_ds.baselines import confidence_weights, lowest_rank_ratio, token_weights
@@ -108,6 +109,20 @@ class Method:
         if self.name == "first" and len(rationales) > 0:
             return [int(draw.integers(len(rationales)))]
         return list(range(len(rationales)))
+
+    def selectable(
+        self, label: Callable[[str], npt.NDArray[np.int32]], teachers: Sequence[str]
+    ) -> npt.NDArray[np.bool_]:
+        """Which rationales of a whole file `select` may choose where they fit, by the labels' columns of the cache.
+
+        An example is of use exactly when it has one: `select` is then not empty, at any step.
+        """
+        if self.name == "single":
+            return label("teacher") == (teachers.index(self.teacher) if self.teacher in teachers else -1)
+        if self.name == "majority":
+            return label("votes") > 0
+        oracle = {"best_of": "verdict", "verified": "answer_right"}.get(self.name)
+        return label(oracle) > 0 if oracle else np.ones(len(label("teacher")), dtype=np.bool_)
 
     def weigh(self, evidence: Evidence, scales: RunningScales, settings: CompatibilityConfig, step: int) -> Tensor:
         """w of every rationale, fp32, [R], under this method's `settings` at optimizer step `step`."""

@@ -50,8 +50,8 @@ class TrainingSet:
         check(self.method, self.teachers, self._set.has_verdicts)
         self._left_out = self._set.left_out()
         self._set.refuse_if_too_many(self._left_out, config.data.max_left_out)
-        self._usable = [i for i in range(len(self._set)) if self._choose(self._set.record(i), i, step=0)]
-        if not self._usable:
+        self._usable = self._set.examples_with(self.method.selectable(self._set.flat, self.teachers))
+        if not len(self._usable):
             remedy = "check data.train, data.limit and tree.row_tokens"
             raise DataError(config.data.train, "no example that the method can learn from", "at least one", remedy)
 
@@ -64,7 +64,7 @@ class TrainingSet:
         """This rank's micro-batches of optimizer step `step`; all ranks get the same number of them."""
         config = self._config
         drawn = examples_of_step(len(self._usable), config.data.batch_size, config.seed, step)
-        indices = [self._usable[i] for i in drawn]
+        indices = [int(i) for i in self._usable[drawn]]
         records = [self._set.record(i) for i in indices]
         tree = config.tree
         probes = self.method.probes(config.compatibility, tree.max_probes)
@@ -74,7 +74,7 @@ class TrainingSet:
     @property
     def usable(self) -> list[int]:
         """Places in the data of the examples that can be learnt from, in order."""
-        return self._usable
+        return [int(i) for i in self._usable]
 
     def batches_of(self, places: Sequence[int]) -> Iterator[tuple[Batch, list[Record], list[int]]]:
         """Examples by place, each once, with probes, as micro-batches with their records and places."""

@@ -157,6 +157,19 @@ def test_what_fits_is_what_a_row_of_its_own_can_hold(tmp_path: Path, layout, max
             assert data.fits(i) == expected
 
 
+def test_examples_with_some_rationales_are_those_that_a_loop_finds(tmp_path: Path) -> None:
+    data = TreeDataset(written(tmp_path), TreeConfig(row_tokens=30, max_probes=2))
+    teachers = data.flat("teacher")
+    assert [data.teachers[t] for t in teachers] == ["b", "a", "c", "a", "a"]
+    for wanted in (np.array([True] * 5), teachers == 1, np.array([False] * 5)):
+        place, expected = 0, []
+        for i, one in enumerate(EXAMPLES):
+            if any(wanted[place + r] for r in data.fits(i)):
+                expected.append(i)
+            place += len(one.rationales)
+        assert data.examples_with(wanted).tolist() == expected
+
+
 def test_left_out_by_hand(tmp_path: Path) -> None:
     data = TreeDataset(written(tmp_path), TreeConfig(layout="tree", row_tokens=24, max_probes=2))
     # Words without the last, which predicts nothing: question 2, 6 and 8; text 2 a step and 4 for the answer; probe 3, on

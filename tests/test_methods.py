@@ -43,6 +43,25 @@ def test_select(name: str, expected: list[int]) -> None:
     assert method(name).select(LABELS, np.random.default_rng(0)) == expected
 
 
+@pytest.mark.parametrize("name", [*METHODS, "single:b", "single:nobody"])
+def test_an_example_is_of_use_exactly_when_something_is_selected(name: str) -> None:
+    rng, teachers = np.random.default_rng(1), ("a", "b", "c")
+    for _ in range(50):
+        size = int(rng.integers(0, 4))
+        columns = {
+            "teacher": rng.integers(0, 3, size),
+            "verdict": rng.integers(-1, 2, size),
+            "answer_right": rng.integers(0, 2, size),
+            "votes": rng.integers(0, 3, size),
+        }
+        labels = [
+            Labels(teachers[t], None if v < 0 else bool(v), bool(right), int(votes))
+            for t, v, right, votes in zip(*(columns[k] for k in columns), strict=True)
+        ]
+        chosen = method(name).select(labels, np.random.default_rng(0))
+        assert bool(method(name).selectable(columns.__getitem__, teachers).any()) == bool(chosen)
+
+
 def test_best_of_selects_nothing_when_none_is_right() -> None:
     assert method("best_of").select((Labels("ada", False), Labels("ben")), np.random.default_rng(0)) == []
 

@@ -39,7 +39,7 @@ class TreeDataset:
         self.teachers, self.content = self._records.teachers, self._records.content
         lengths = self._records.column("length").combine_chunks()
         self._offsets = lengths.offsets.to_numpy()
-        self._teacher = self._records.column("teacher").combine_chunks().flatten().to_numpy()
+        self._teacher = self.flat("teacher")
         self._needs = self._smallest_rows(tree, lengths.flatten().to_numpy())
         self._fits = self._needs <= tree.row_tokens
         self._row_tokens = tree.row_tokens
@@ -55,7 +55,7 @@ class TreeDataset:
     @property
     def has_verdicts(self) -> bool:
         """Whether any rationale carries the file's verdict."""
-        return bool((self._records.column("verdict").combine_chunks().flatten().to_numpy() >= 0).any())
+        return bool((self.flat("verdict") >= 0).any())
 
     def record(self, index: int) -> Record:
         """Record number `index`."""
@@ -65,6 +65,15 @@ class TreeDataset:
         """Which rationales of example `index` fit a row."""
         flags = self._fits[self._offsets[index] : self._offsets[index + 1]]
         return [int(r) for r in np.flatnonzero(flags)]
+
+    def flat(self, name: str) -> np.ndarray:
+        """A column of labels with an entry for every rationale of the file, in its order."""
+        return np.asarray(self._records.column(name).combine_chunks().flatten().to_numpy())
+
+    def examples_with(self, rationales: np.ndarray) -> np.ndarray:
+        """Indices of the examples that have one of these rationales (flags in file order) in a row, in order."""
+        before = np.concatenate(([0], np.cumsum(rationales & self._fits)))
+        return np.flatnonzero(np.diff(before[self._offsets]))
 
     def left_out(self) -> list[LeftOut]:
         """What does not fit, in file order."""
@@ -97,8 +106,7 @@ class TreeDataset:
         of_example = np.repeat(np.arange(len(self)), np.diff(self._offsets))
         prompt = _list_lengths(self._records, "prompt_ids")[of_example]
         probe = _list_lengths(self._records, "probe_ids")[of_example] - 1
-        num_steps = self._records.column("num_steps").combine_chunks().flatten().to_numpy()
-        ends = self._records.column("step_ends").combine_chunks().flatten().to_numpy()
+        num_steps, ends = self.flat("num_steps"), self.flat("step_ends")
         last = np.cumsum(num_steps) - 1
         prefix = np.where(num_steps > 0, ends[last] if len(ends) else 0, 0)
         if tree.layout == "tree":
