@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compact_ds.config import Config
+from compact_ds.engine.allocator import peak_memory
 from compact_ds.metrics import EVALUATIONS, METRICS, read
 
 SUMMARY = "summary.json"
@@ -38,6 +39,7 @@ def write_summary(config: Config, folder: Path) -> dict[str, Any]:
         "retention": final.get("retention", {}),
         "retention_before": first.get("retention", {}),
         "train_seconds": sum(row["step_seconds"] for row in rows),
+        "peak_memory": peak_memory(),
         "right_share": sum(row["right_share"] for row in quarter) / len(quarter),
         **means,
     }

@@ -16,6 +16,7 @@ from compact_ds.cli.bench import add_bench
 from compact_ds.cli.cluster import add_cluster
 from compact_ds.cli.data import add_data
 from compact_ds.cli.evaluate import add_evaluate
+from compact_ds.cli.plan import add_plan
 from compact_ds.cli.report import add_report
 from compact_ds.cli.score import add_score
 from compact_ds.cli.train import add_train
@@ -58,7 +59,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"compact-ds {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     declared = (
-        add_train, add_cluster, add_score, add_evaluate, add_analyze, add_report, add_data, add_bench,
+        add_train, add_cluster, add_score, add_evaluate, add_analyze, add_report, add_data, add_bench, add_plan,
     )  # fmt: skip
     for declare in declared:
         declare(commands)

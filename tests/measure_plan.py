@@ -1,0 +1,132 @@
+"""Plan against measurement: memory, bytes and step time of 12 configurations on 1 to 3 ranks, as a table in Markdown.
+
+`python tests/measure_plan.py [FOLDER]`; some minutes. Memory is the peak of a step by PyTorch's record of its CPU allocator (see
+`memory_of_steps`), of the rank that needs most; bytes are those of `engine.traffic`. Time is a rank's processor time in one
+step, the mean over ranks: it is predicted from two steps of other runs, one that calibrates arithmetic (1 rank) and one that
+calibrates what carrying a byte costs (2 ranks).
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from processes import start
+
+from compact_ds.config import load
+from compact_ds.launcher.plan import plan
+from compact_ds.launcher.plan_shape import shape
+from compact_ds.launcher.plan_time import Machine, step_flops
+from compact_ds.launcher.plan_traffic import seconds
+from compact_ds.launcher.plan_workload import MicroBatch, Workload
+from compact_ds.student.load import load_tokenizer
+
+WORKER = Path(__file__).with_name("memory_of_steps.py")
+BUCKETS = {
+    "reduce_bucket_size": 2_000_000, "allgather_bucket_size": 2_000_000, "stage3_prefetch_bucket_size": 1_000_000,
+    "stage3_param_persistence_threshold": 1000, "stage3_max_live_parameters": 10**9, "stage3_max_reuse_distance": 10**9,
+}  # fmt: skip
+SIZES = {"A": (256, 1024, 4, 4), "B": (384, 1024, 6, 6)}
+RUNS = {
+    1: [("A", 0, "", ""), ("A", 1, "", ""), ("B", 2, "", ""), ("A", 3, "", "c"), ("B", 3, "lora", "c")],
+    2: [
+        ("A", 1, "", ""),
+        ("A", 0, "lora", ""),
+        ("B", 1, "", ""),
+        ("A", 2, "", ""),
+        ("A", 3, "", ""),
+        ("B", 3, "lora", ""),
+    ],
+    3: [("A", 2, "", "c"), ("B", 3, "", ""), ("A", 3, "", "c")],
+}
+"""World size -> (shape, ZeRO stage, adapters, checkpointing); the first of 1 and of 2 ranks calibrate."""
+
+
+def overrides(folder, size, stage, lora, checkpointing):
+    hidden, inner, layers, heads = SIZES[size]
+    scratch = {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    }
+    return [
+        f"run_dir={folder / 'run'}", f"data.cache_dir={folder}", f"engine.deepspeed={folder / 'deepspeed.json'}",
+        "data.batch_size=12", "compatibility.warmup=0", "tree.row_tokens=384", "tree.rows=2",
+        f"student.scratch={json.dumps(scratch)}", f"engine.zero_stage={stage}",
+        f"student.gradient_checkpointing={'true' if checkpointing else 'false'}",
+        *(["student.lora={r: 8}"] if lora else []),
+    ]  # fmt: skip
+
+
+def predicted(own, batches, world_size, machine):
+    config = load("arithmetic", own)
+    work = Workload(tuple(MicroBatch(**b) for b in batches), 1)
+    return plan(config, shape(config, len(load_tokenizer(config.student))), machine, world_size, work)
+
+
+def calibrated(found, folder):
+    """A machine from the first run of one rank and the first of two."""
+    plain = Machine("cpu", 1.0, 16e9, 1.0, 1.0, 1.0, 0.0, efficiency=1.0, link_efficiency=1.0, per_node=10**6)
+    one, two = (predicted(overrides(folder, *RUNS[w][0]), found[w][0][0]["micro_batches"], w, plain) for w in (1, 2))
+    flops = step_flops(one.shape, one.work, False, False) / found[1][0][0]["processor_seconds"]
+    rest = sum(rank[0]["processor_seconds"] for rank in found[2]) / 2
+    rest -= step_flops(two.shape, two.work, False, False) / flops
+    rate = seconds(two.traffic, 2, 1.0) / max(rest, 1e-3)
+    return Machine("cpu", flops, 16e9, 1.0, rate, rate, 0.0, efficiency=1.0, link_efficiency=1.0, per_node=10**6)
+
+
+def line(world_size, run, ranks_found, own, machine):
+    """A row of the table, and the three errors."""
+    plans = [predicted(own, one["micro_batches"], world_size, machine) for one in ranks_found]
+    peaks = [(one["memory"]["peak"], made.memory.total) for one, made in zip(ranks_found, plans, strict=True)]
+    peak, planned = max(peaks)
+    carried = sum(ranks_found[0]["traffic"]["bytes_per_step"].values())
+    sent = sum(plans[0].traffic.values())
+    took = sum(one["processor_seconds"] for one in ranks_found) / world_size
+    expected = sum(made.step_seconds for made in plans) / world_size
+    wall = max(one["seconds"] for one in ranks_found)
+    errors = [planned / peak - 1, sent / carried - 1 if carried else 0.0, expected / took - 1]
+    size, stage, lora, checkpointing = run
+    what = f"{size}, {'LoRA' if lora else 'full'}{', checkpointed' if checkpointing else ''}"
+    cells = [
+        str(world_size), str(stage), what, f"{peak / 1e6:.1f}", f"{planned / 1e6:.1f}", f"{errors[0]:+.1%}",
+        f"{carried / 1e6:.2f}", f"{sent / 1e6:.2f}", f"{errors[1]:+.2%}", f"{took:.2f}", f"{expected:.2f}", f"{errors[2]:+.0%}",
+        f"{wall:.2f}",
+    ]  # fmt: skip
+    return "| " + " | ".join(cells) + " |", errors
+
+
+def main(folder):
+    (folder / "deepspeed.json").write_text(json.dumps({"zero_optimization": BUCKETS}), encoding="utf-8")
+    found = {}
+    for world_size, runs in RUNS.items():
+        wanted = json.dumps([overrides(folder, *run) for run in runs])
+        out = folder / f"ranks{world_size}"
+        _, outputs = start([str(WORKER), str(out), "arithmetic", wanted], world_size, timeout=1500)
+        files = [Path(f"{out}-{rank}.json") for rank in range(world_size)]
+        if not all(file.exists() for file in files):
+            sys.exit(outputs[0][-3000:])
+        found[world_size] = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    machine = calibrated(found, folder)
+    head = "ranks | ZeRO | student | peak MB | plan | off by | sent MB | plan | off by | CPU s | plan | off by | wall s"
+    print(f"| {head} |\n|{'---|' * 13}")
+    worst = [0.0, 0.0, 0.0]
+    for world_size, runs in RUNS.items():
+        for number, run in enumerate(runs):
+            calibrates = number == 0 and world_size < 3
+            own = overrides(folder, *run)
+            text, errors = line(world_size, run, [rank[number] for rank in found[world_size]], own, machine)
+            print(text + (" calibrates" if calibrates else ""))
+            if not calibrates:
+                worst = [max(w, abs(e)) for w, e in zip(worst, errors, strict=True)]
+    print(f"\nworst of 12: memory {worst[0]:.1%}, bytes {worst[1]:.2%}, time {worst[2]:.0%}")
+    print(f"calibration: {machine.flops / 1e9:.2f} GFLOP/s a core, {machine.inside / 1e6:.0f} MB/s carried")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        main(Path(sys.argv[1]))
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            main(Path(name))

@@ -1,0 +1,134 @@
+"""Traffic by theory, time's direction, what fits, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from compact_ds.cli import main
+from compact_ds.config import Config, load
+from compact_ds.errors import ConfigError, UserError
+from compact_ds.launcher.plan import USABLE, fit, largest_rows, over_world_sizes, plan, write_config
+from compact_ds.launcher.plan_memory import zero_settings
+from compact_ds.launcher.plan_shape import Shape, shape
+from compact_ds.launcher.plan_time import flops, machine
+from compact_ds.launcher.plan_traffic import traffic
+from compact_ds.launcher.plan_workload import Lengths, MicroBatch, workload
+
+BIG = [
+    "student.model=Llama-3.1-8B", "student.scratch=null", "engine.precision=bf16", "data.batch_size=256", "tree.row_tokens=2048",
+    "tree.rows=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def llama() -> Shape:
+    return shape(load("arithmetic", BIG))
+
+
+def config_of(folder: Path, stage: int, *own: str, **zero: int) -> Config:
+    file = folder / "deepspeed.json"
+    file.write_text(json.dumps({"zero_optimization": zero}), encoding="utf-8")
+    return load("arithmetic", [*BIG, f"engine.zero_stage={stage}", f"engine.deepspeed={file}", *own])
+
+
+NOTHING_LIVES = {
+    "stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0, "stage3_param_persistence_threshold": 0,
+}  # fmt: skip
+
+
+def test_bytes_are_the_zero_papers(tmp_path: Path, llama: Shape) -> None:
+    # arXiv 1910.02054, section 7: twice the parameters at stages 1 and 2, three times at 3. There an all-reduce is one
+    # reduce-scatter and one all-gather; here stages 1 and 2 do both, and the all-gather of the updated parameters.
+    size = 2 * llama.total
+    stage2 = traffic(llama, zero_settings(config_of(tmp_path, 2)), 2, False, 1, 8)
+    assert (stage2["all_gather"], stage2["all_reduce"]) == pytest.approx((size, size), rel=1e-4)
+    stage3 = traffic(llama, zero_settings(config_of(tmp_path, 3, **NOTHING_LIVES)), 2, False, 1, 8)
+    assert (stage3["all_gather"], stage3["reduce_scatter"]) == pytest.approx((2 * size, size), rel=1e-4)
+    again = traffic(llama, zero_settings(config_of(tmp_path, 3, **NOTHING_LIVES)), 2, True, 2, 8)
+    layers = 2 * 32 * llama.layer
+    assert again["all_gather"] == pytest.approx(2 * (2 * size + layers), rel=1e-4)
+    assert traffic(llama, zero_settings(config_of(tmp_path, 3)), 2, False, 1, 1) == {}
+
+
+def test_arithmetic_is_six_times_parameters_and_tokens(llama: Shape) -> None:
+    # Kaplan et al. 2020: C = 6 N D, without attention; a trained head row costs four products instead of three.
+    batch = MicroBatch(1, 64, 0, 64, 64)
+    matrices = 32 * llama.layer
+    head = llama.vocabulary * llama.hidden
+    expected = 6 * matrices * 64 + 8 * head * 64
+    assert flops(llama, batch, False, False) == pytest.approx(expected, rel=0.01)
+    assert flops(llama, batch, True, False) == pytest.approx(expected + 2 * matrices * 64, rel=0.01)
+
+
+def test_a_workload_holds_every_question_once() -> None:
+    config = load("arithmetic", [*BIG, "tree.max_probes=4"])
+    lengths = Lengths(teachers=2, question=100, rationale=200, steps=3, probe=10, answer=4)
+    found = workload(config, lengths, 8)
+    # A tree: 100 + 2 x 200 tokens and 7 probes of 10; three fit 2,048 tokens, and 32 questions need 11 rows.
+    assert len(found.micro_batches) == 11
+    assert found.largest == MicroBatch(1, 1500, 210, 3 * (400 + 28), 1200)
+    assert found.global_tokens == 256 * 400
+    with pytest.raises(ConfigError, match=r"data\.batch_size: found 256; expected a multiple of the world size 7"):
+        workload(config, lengths, 7)
+
+
+def test_the_largest_rows_fit_and_one_more_does_not(llama: Shape) -> None:
+    config, gpu = load("arithmetic", [*BIG, "engine.deepspeed=configs/deepspeed/zero3.json"]), machine("h100")
+    rows = largest_rows(config, llama, gpu, 8, Lengths())
+    assert rows >= 1
+    totals = [plan(config, llama, gpu, 8, workload(config, Lengths(), 8, n)).memory.total for n in (rows, rows + 1)]
+    assert totals[0] <= USABLE * gpu.memory < totals[1]
+
+
+def test_a_fitted_config_loads_and_fits(tmp_path: Path, llama: Shape) -> None:
+    found = fit(load("arithmetic", BIG), llama, machine("h100"), 8, Lengths())
+    write_config(found, tmp_path / "fitted.yaml")
+    again = load(tmp_path / "fitted.yaml")
+    assert again == found.config
+    assert found.fits
+    assert found.zero.stage == 3  # 8B with all parameters and an eighth of the rest are too much at stages 1 and 2
+
+
+def test_nothing_fits_on_too_small_a_machine(llama: Shape) -> None:
+    with pytest.raises(UserError, match=r"--fit: .*give more ranks"):
+        fit(load("arithmetic", BIG), llama, machine("l40s"), 1, Lengths())
+
+
+def test_a_slow_network_binds_first(llama: Shape) -> None:
+    config = load("arithmetic", [*BIG, "engine.deepspeed=configs/deepspeed/zero3.json"])
+    plans = over_world_sizes(config, llama, machine("l40s"), 8, Lengths())
+    assert [one.world_size for one in plans][-1] == 1024
+    seconds = [one.network_seconds for one in plans]
+    assert seconds == sorted(seconds)
+    bound = [one.network_bound for one in plans]
+    assert bound == sorted(bound)  # once bound by the network, more ranks do not help
+
+
+def test_the_command_prints_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rates = tmp_path / "rates.json"
+    rates.write_text('{"flops_per_second": 1e12}', encoding="utf-8")
+    assert (
+        main(["plan", "arithmetic", "--gpu", "cpu", "--calibration", str(rates), "--lengths", "rationale=30", "--json"])
+        == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert found["memory_total"] == sum(found["memory"].values())
+    assert found["basis"]["compute_seconds"] == "calibrated"
+    assert [row["world_size"] for row in found["world_sizes"]][:2] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--gpu", "h10"], "--gpu: found h10"),
+        (["--lengths", "rational=3"], "did you mean 'rationale'"),
+        (["--lengths", "rationale=no"], "a number of tokens from 1 on"),
+        (["--calibration", "/nowhere"], "flops_per_second"),
+    ],
+)
+def test_what_cannot_be_planned_is_named(given: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "arithmetic", *given]) == 2
+    assert message in capsys.readouterr().err

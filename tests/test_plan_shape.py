@@ -1,0 +1,49 @@
+"""Shapes of shipped students against what their makers publish, and adapters against peft's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from compact_ds.config import load
+from compact_ds.errors import ConfigError
+from compact_ds.launcher.plan_shape import shape, shipped_shapes
+from compact_ds.student.load import load_lm
+
+# Counted by their makers' own checkpoints.
+PUBLISHED = {
+    "Llama-3.2-1B": 1_235_814_400,
+    "Llama-3.2-3B": 3_212_749_824,
+    "Llama-3.1-8B": 8_030_261_248,
+    "Qwen3-0.6B": 596_049_920,
+    "Qwen3-1.7B": 1_720_574_976,
+    "Qwen3-4B": 4_022_468_096,
+    "Qwen3-8B": 8_190_735_360,
+    "SmolLM2-135M-Instruct": 134_515_008,
+}
+SMALL = "student.scratch={hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 4}"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_as_published(name: str) -> None:
+    found = shape(load("arithmetic", [f"student.model=meta-llama/{name}", "student.scratch=null"]))
+    assert found.total == found.trained == PUBLISHED[name]
+
+
+def test_every_shipped_shape_is_checked() -> None:
+    assert set(shipped_shapes()) == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", "[q_proj, down_proj]", "'.*layers.0.*_proj'"])
+def test_adapters_are_those_that_peft_makes(targets: str) -> None:
+    config = load("arithmetic", [SMALL, f"student.lora={{r: 4, target_modules: {targets}}}"])
+    lm = load_lm(config, 101)
+    found = shape(config, 101)
+    assert found.total == sum(p.numel() for p in lm.parameters())
+    assert found.trained == sum(p.numel() for p in lm.parameters() if p.requires_grad)
+
+
+def test_a_student_that_is_nowhere_is_named() -> None:
+    with pytest.raises(
+        ConfigError, match=r"student\.model: found /nowhere/Llama-3\.2-1X.*did you mean 'Llama-3\.2-1B'"
+    ):
+        shape(load("arithmetic", ["student.model=/nowhere/Llama-3.2-1X", "student.scratch=null"]))
