@@ -45,6 +45,7 @@ __all__ = [
     "ScratchConfig",
     "StudentConfig",
     "TreeConfig",
+    "deepspeed_file",
     "find",
     "load",
     "override_key",
@@ -84,6 +85,12 @@ def find(path: str | Path) -> Path:
         return SHIPPED / name
     shipped = [f.stem for f in SHIPPED.glob("*.yaml")]
     raise ConfigError(str(path), "no such file", "a config file or a shipped name", nearest(file.stem, shipped))
+
+
+def deepspeed_file(path: Path) -> Path:
+    """The file of `engine.deepspeed`: as it stands, or the shipped one when `configs/deepspeed/NAME` is not here."""
+    shipped = SHIPPED / "deepspeed" / path.name
+    return shipped if not path.is_file() and path.parent == Path("configs/deepspeed") and shipped.is_file() else path
 
 
 def resolve(raw: dict[str, Any], source: str) -> Config:

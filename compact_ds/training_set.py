@@ -39,10 +39,7 @@ class TrainingSet:
 
     def __init__(self, config: Config, tokeniser: Tokeniser) -> None:
         self._config = config
-        shapes = {"split", "fields", "limit", "mislead", "teachers", "max_steps"}
-        shaping = config.data.model_dump(mode="json", include=shapes)
-        key = cache_key(config.data.train, {**shaping, "seed": _DATA_SEED}, tokeniser)
-        file = (config.data.cache_dir or _DEFAULT_CACHE) / f"{key}.arrow"
+        file = cache_of(config, tokeniser)
         ensure(file, self._read, tokeniser, self._consensus)
         self._set = TreeDataset(file, config.tree)
         self.teachers, self.content = self._set.teachers, self._set.content
@@ -115,6 +112,14 @@ class TrainingSet:
 
 def _verdict(rationale: RationaleTokens) -> bool | None:
     return None if rationale.verdict < 0 else bool(rationale.verdict)
+
+
+def cache_of(config: Config, tokeniser: Tokeniser) -> Path:
+    """Where the tokenised examples of a config's training data are, or will be."""
+    shapes = {"split", "fields", "limit", "mislead", "teachers", "max_steps"}
+    shaping = config.data.model_dump(mode="json", include=shapes)
+    key = cache_key(config.data.train, {**shaping, "seed": _DATA_SEED}, tokeniser)
+    return (config.data.cache_dir or _DEFAULT_CACHE) / f"{key}.arrow"
 
 
 def held_out_examples(config: Config) -> list[Example]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compact_ds import config as configuration
-from compact_ds.config import SHIPPED, Config
+from compact_ds.config import Config
 from compact_ds.errors import UserError
 from compact_ds.launcher.plan_activations import activations
 from compact_ds.launcher.plan_memory import Memory, ZeroSettings, memory, zero_settings
@@ -198,7 +198,7 @@ def _way(
     config: Config, shape: Shape, machine: Machine, world_size: int, lengths: Lengths, stage: int, checkpointing: bool,
     offloads: bool,
 ) -> Plan | None:  # fmt: skip
-    file = SHIPPED / "deepspeed" / ("zero3_offload.json" if offloads else f"zero{stage}.json")
+    file = Path("configs/deepspeed") / ("zero3_offload.json" if offloads else f"zero{stage}.json")
     changed = config.model_copy(
         update={
             "engine": config.engine.model_copy(update={"zero_stage": stage, "deepspeed": file}),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compact_ds.config import Config
+from compact_ds.config import Config, deepspeed_file
 from compact_ds.errors import ConfigError
 from compact_ds.launcher.plan_activations import activations
 from compact_ds.launcher.plan_shape import Shape
@@ -59,10 +59,12 @@ def zero_settings(config: Config) -> ZeroSettings:
     found: dict[str, Any] = {}
     if config.engine.deepspeed is not None:
         try:
-            found = json.loads(config.engine.deepspeed.read_text(encoding="utf-8")).get("zero_optimization", {})
+            file = deepspeed_file(config.engine.deepspeed)
+            found = json.loads(file.read_text(encoding="utf-8")).get("zero_optimization", {})
         except (OSError, ValueError):
-            file = str(config.engine.deepspeed)
-            raise ConfigError("engine.deepspeed", file, "a readable JSON file", "check the path") from None
+            raise ConfigError(
+                "engine.deepspeed", str(config.engine.deepspeed), "a readable JSON file", "check the path"
+            ) from None
     stage = int(found.get("stage", config.engine.zero_stage))
     return ZeroSettings(
         stage=stage,

@@ -5,7 +5,7 @@ summary is there is not run again. The fit is `sweep_fit`'s, table and picture `
 
     config: arithmetic                 # a config file or a shipped name
     max_steps: 6
-    overrides: [data.batch_size=24]    # of every cell
+    overrides: [data.batch_size=24]    # for every cell
     grid:                              # every combination; world_size and any config key
       world_size: [1, 2]
       engine.zero_stage: [1, 3]

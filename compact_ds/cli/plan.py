@@ -1,4 +1,4 @@
-"""The commands that look ahead: `plan`."""
+"""The commands about scale: `plan` looks ahead, `sweep` measures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_plan(commands: Any) -> None:
-    """Declare `plan`."""
+    """Declare `plan` and `sweep`."""
     plan = commands.add_parser("plan", help="memory, traffic, time and cost of a config without running it")
     add_config_arguments(plan)
     plan.add_argument("--world-size", type=int, default=1, metavar="N", help="ranks (default: 1)")
@@ -32,6 +32,15 @@ def add_plan(commands: Any) -> None:
     plan.add_argument("--fit", type=Path, metavar="FILE", help="write a config that fits, the fastest by this plan")
     add_json(plan)
     plan.set_defaults(run=_plan)
+
+    sweep = commands.add_parser("sweep", help="runs of a few steps over a grid of settings, and the scaling curve")
+    sweep.add_argument("grid", metavar="GRID", type=Path, help="a YAML file: config, grid and, if need be, overrides")
+    sweep.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder; started again, it goes on (default: runs/GRID)"
+    )
+    sweep.add_argument("--no-plot", action="store_true", help="no sweep.png, and no need of matplotlib")
+    add_json(sweep)
+    sweep.set_defaults(run=_sweep)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -59,6 +68,31 @@ def _plan(arguments: argparse.Namespace) -> int:
     else:
         show(found, rows, table)
     return 0
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from compact_ds.launcher import sweep, sweep_report
+
+    grid = sweep.read_grid(arguments.grid)
+    folder: Path = arguments.output or Path("runs") / arguments.grid.stem
+    console = Console(width=96, stderr=arguments.json)
+    unfinished = sweep.run(grid, folder, console)
+    made = [cell for cell in sweep.cells(grid, folder) if cell not in unfinished]
+    found = [sweep.measured(cell, folder) for cell in made]
+    if found:
+        vocabulary = _vocabulary(sweep.config_of(grid, made[0], folder))
+        found = sweep_report.with_plans(grid, found, folder, vocabulary)
+        curves = sweep_report.show(found, console)
+        sweep_report.write(found, folder)
+        if not arguments.no_plot:
+            sweep_report.draw(found, curves, folder / "sweep.png")
+        if arguments.json:
+            print(json.dumps([one.as_json() for one in found]))
+    for cell in unfinished:
+        console.print(f"{cell.name} did not finish; its output: {folder / 'logs' / f'{cell.name}.log'}", markup=False)
+    return 1 if unfinished else 0
 
 
 def _lengths(text: str) -> Lengths:

@@ -19,6 +19,7 @@ from compact_ds.data import arithmetic
 from compact_ds.data.mislead import mislead
 from compact_ds.data.records import Example
 from compact_ds.data.schema import FieldMap
+from compact_ds.data.seen import Seen
 from compact_ds.data.steps import thinned
 from compact_ds.errors import ConfigError, DataError, nearest
 
@@ -84,14 +85,16 @@ def _is_file(file: Path, source: str) -> bool:
 
 
 def _examples(rows: Iterator[tuple[str, Mapping[str, Any]]], fields: FieldMap, source: str) -> Iterator[Example]:
-    places: dict[str, str] = {}
+    seen = Seen()
     for where, row in rows:
         example = fields.example(row, where)
-        first = places.setdefault(example.id, where)
-        if first is not where:
-            raise DataError(where, example.id, f"an id that {first} does not have", "give every question its own id")
+        place, _, number = where.rpartition(":")
+        first = seen.first(example.id, int(number))
+        if first != int(number):
+            taken = f"an id that {place}:{first} does not have"
+            raise DataError(where, example.id, taken, "give every question its own id")
         yield example
-    if not places:
+    if not len(seen):
         raise DataError(source, "no questions", "at least one JSON object", "give a file that is not empty")
 
 

@@ -1,7 +1,8 @@
 """How the C library hands out memory while a student trains on a CPU.
 
-Owns one setting of glibc, and how much memory was held at most. By default every large tensor is mapped anew and given back when it dies, and the kernel fills
-each page with zeros again at its first touch; a training step frees and asks for the same sizes over and over.
+Owns one setting of glibc, and how much memory was held at most. By default every large tensor is mapped anew and given back when
+it dies, and the kernel fills each page with zeros again at its first touch; a training step frees and asks for the same sizes
+over and over.
 """
 
 from __future__ import annotations

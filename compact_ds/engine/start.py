@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compact_ds.config import Config, OptimizerConfig
+from compact_ds.config import Config, OptimizerConfig, deepspeed_file
 from compact_ds.engine.frozen import frozen_hashes
 from compact_ds.engine.gradient_shards import gradient_shards
 from compact_ds.engine.ranks import Ranks
@@ -145,7 +145,7 @@ def deepspeed_settings(config: Config) -> dict[str, Any]:
 
 def given_settings(config: Config) -> dict[str, Any]:
     """The user's own DeepSpeed JSON, empty when there is none. Raises ConfigError."""
-    return {} if config.engine.deepspeed is None else _read(config.engine.deepspeed)
+    return {} if config.engine.deepspeed is None else _read(deepspeed_file(config.engine.deepspeed))
 
 
 def _read(file: Any) -> dict[str, Any]:
