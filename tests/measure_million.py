@@ -129,7 +129,8 @@ def main(folder, count, built):
             found = json.loads(process.communicate()[0].splitlines()[-1])
             print(
                 f"rank {rank} of {world_size}: first batch after {found['seconds']:.1f} s ({found['processor']:.1f} CPU s), "
-                f"resident + {found['grown']:.0f} MiB after 50 steps, peak + {found['peak']:.0f} MiB, {found['examples']:,} examples"
+                f"resident + {found['grown']:.0f} MiB after 50 steps, peak + {found['peak']:.0f} MiB, "
+                f"{found['examples']:,} examples"
             )
 
 

@@ -27,7 +27,7 @@ from compact_ds.student.measure import Student
 from compact_ds.training_set import TrainingSet
 from compact_ds.tree.tokenise import Tokeniser
 
-RECORDED, TIMED = 2, 3
+RECORDED, TIMED = 2, 2
 PHASES = ("forward", "backward", "update")
 
 

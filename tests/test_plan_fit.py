@@ -89,12 +89,13 @@ def test_a_fitted_config_loads_and_fits(tmp_path: Path, llama: Shape) -> None:
     again = load(tmp_path / "fitted.yaml")
     assert again == found.config
     assert found.fits
-    assert found.zero.stage == 3  # 8B with all parameters and an eighth of the rest are too much at stages 1 and 2
+    # 8B: 16 GB of parameters on every rank and 16 bytes a parameter shared out by 8 fit 80 GB without gathering.
+    assert found.zero.stage == 2
 
 
 def test_nothing_fits_on_too_small_a_machine(llama: Shape) -> None:
     with pytest.raises(UserError, match=r"--fit: .*give more ranks"):
-        fit(load("arithmetic", BIG), llama, machine("l40s"), 1, Lengths())
+        fit(load("arithmetic", [*BIG, "tree.row_tokens=200000"]), llama, machine("l40s"), 1, Lengths(rationale=50_000))
 
 
 def test_a_slow_network_binds_first(llama: Shape) -> None:
