@@ -118,11 +118,10 @@ class Method:
         An example is of use exactly when it has one: `select` is then not empty, at any step.
         """
         if self.name == "single":
-            return label("teacher") == (teachers.index(self.teacher) if self.teacher in teachers else -1)
-        if self.name == "majority":
-            return label("votes") > 0
-        oracle = {"best_of": "verdict", "verified": "answer_right"}.get(self.name)
-        return label(oracle) > 0 if oracle else np.ones(len(label("teacher")), dtype=np.bool_)
+            wanted = teachers.index(self.teacher) if self.teacher in teachers else -1
+            return np.equal(label("teacher"), wanted)
+        named = {"majority": "votes", "best_of": "verdict", "verified": "answer_right"}.get(self.name)
+        return np.ones(len(label("teacher")), dtype=np.bool_) if named is None else np.greater(label(named), 0)
 
     def weigh(self, evidence: Evidence, scales: RunningScales, settings: CompatibilityConfig, step: int) -> Tensor:
         """w of every rationale, fp32, [R], under this method's `settings` at optimizer step `step`."""

@@ -37,8 +37,9 @@ def activations(
     whole, trunk = batch.tokens, batch.trunk_tokens
     d, f, b = shape.hidden, shape.inner, bytes_each
     layer = _layer(shape, batch, b, on_gpu, zero_stage)
-    copies = 0 if on_gpu else shape.layers * batch.rows * batch.trunk * batch.trunk * b
-    dense = 0 if on_gpu else batch.rows * (batch.trunk + batch.probe) ** 2
+    # Dense attention takes a mask of numbers, which it keeps; the flags themselves are made once.
+    copies = 0 if on_gpu else shape.layers * batch.scores * b
+    dense = 0 if on_gpu else batch.scores
     saved, inputs = shape.layers * layer, whole * d * b
     if checkpointing:
         saved = shape.layers * inputs + layer
@@ -72,6 +73,9 @@ def _layer(shape: Shape, batch: MicroBatch, b: int, on_gpu: bool, zero_stage: in
     # Grouped keys and values are repeated for dense attention, and those copies are kept.
     kept_k = k if on_gpu else q
     attention = (q + 2 * kept_k) * whole * b + trunk * q * b + trunk * shape.heads * 4
+    if not on_gpu:
+        # Each branch's keys and values lie behind a copy of the root's.
+        attention += 2 * q * batch.branch_keys * b
     product = (3 * f) * whole * b
     if trains:
         inputs = (5 * d + q + f) * trunk * b if copied else (2 * d + q + f) * whole * b

@@ -91,7 +91,7 @@ def flops(shape: Shape, batch: MicroBatch, checkpointing: bool, on_gpu: bool) ->
     whole, trunk = batch.tokens, batch.trunk_tokens
     passes = 2 * whole * (2 if checkpointing else 1)
     dense = matrices * (passes + 2 * trunk) + trained * 2 * trunk
-    seen = (batch.trunk + batch.probe) * (0.5 if on_gpu else 1.0)
+    seen = batch.scores / max(1, trunk) * (0.5 if on_gpu else 1.0)
     attention = 4 * shape.layers * shape.query * seen * (passes / 2 + 2.5 * trunk)
     word = 2 * shape.vocabulary * shape.hidden
     head = word * (batch.head_rows + (3 if shape.lora is None else 1) * batch.trained_rows)

@@ -27,13 +27,24 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Sizes of one micro-batch: rows, their trunk and probe tokens, rows of the head and those of them that train."""
+    """Sizes of one micro-batch: rows, their trunk and probe tokens, rows of the head and those of them that train.
+
+    `branch_keys` counts the keys of all branches, root and own, and `branch_scores` queries times keys of roots and branches:
+    what attention takes without a GPU's kernels (`kernels.tree_spans`). Without them it goes over whole rows.
+    """
 
     rows: int
     trunk: int
     probe: int
     head_rows: int
     trained_rows: int
+    branch_keys: int = 0
+    branch_scores: int = 0
+
+    @property
+    def scores(self) -> int:
+        """Trunk queries times keys that dense attention computes."""
+        return self.branch_scores or self.rows * self.trunk * self.trunk
 
     @property
     def tokens(self) -> int:
@@ -88,7 +99,12 @@ def workload(config: Config, lengths: Lengths, world_size: int, rows: int | None
     held = min(total, rows or tree.rows)
     filled = min(each, batch // world_size * pieces)
     head = (trained + probes * lengths.answer) // pieces
-    one = MicroBatch(held, filled * trunk, filled * leaves, held * filled * head, held * filled * trained // pieces)
+    together, branches, seen = held * filled, lengths.teachers / pieces, lengths.question + lengths.rationale
+    one = MicroBatch(
+        held, filled * trunk, filled * leaves, together * head, together * trained // pieces,
+        int(together * branches * seen),
+        int(together * (branches * lengths.rationale * seen + lengths.question**2)),
+    )  # fmt: skip
     return Workload((one,) * math.ceil(total / held), batch * trained)
 
 

@@ -50,6 +50,6 @@ def fit(world_sizes: Sequence[int], seconds: Sequence[float]) -> Curve | None:
         return None
     columns = np.stack([np.ones_like(sizes), 1 / sizes, sizes - 1], axis=1)[:, : 2 if distinct == 2 else 3]
     solution, _ = nnls(columns / times[:, None], np.ones_like(times))
-    terms = np.concatenate([solution, np.zeros(3 - len(solution))])
+    constant, parallel, messages = (*map(float, solution), 0.0)[:3]
     off = columns @ solution / times - 1
-    return Curve(*(float(term) for term in terms), float(np.sqrt(np.mean(off**2))))
+    return Curve(constant, parallel, messages, float(np.sqrt(np.mean(off**2))))

@@ -9,6 +9,7 @@ calibrates what carrying a byte costs (2 ranks).
 import json
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from processes import start
@@ -26,7 +27,7 @@ BUCKETS = {
     "reduce_bucket_size": 2_000_000, "allgather_bucket_size": 2_000_000, "stage3_prefetch_bucket_size": 1_000_000,
     "stage3_param_persistence_threshold": 1000, "stage3_max_live_parameters": 10**9, "stage3_max_reuse_distance": 10**9,
 }  # fmt: skip
-SIZES = {"A": (256, 1024, 4, 4), "B": (384, 1024, 6, 6)}
+SIZES = {"A": (256, 1024, 4, 4), "B": (384, 1024, 4, 6)}
 RUNS = {
     1: [("A", 0, "", ""), ("A", 1, "", ""), ("B", 2, "", ""), ("A", 3, "", "c"), ("B", 3, "lora", "c")],
     2: [
@@ -52,7 +53,7 @@ def overrides(folder, size, stage, lora, checkpointing):
     }
     return [
         f"run_dir={folder / 'run'}", f"data.cache_dir={folder}", f"engine.deepspeed={folder / 'deepspeed.json'}",
-        "data.batch_size=12", "compatibility.warmup=0", "tree.row_tokens=384", "tree.rows=2",
+        "data.batch_size=6", "compatibility.warmup=0", "tree.row_tokens=384", "tree.rows=2",
         f"student.scratch={json.dumps(scratch)}", f"engine.zero_stage={stage}",
         f"student.gradient_checkpointing={'true' if checkpointing else 'false'}",
         *(["student.lora={r: 8}"] if lora else []),
@@ -97,17 +98,21 @@ def line(world_size, run, ranks_found, own, machine):
     return "| " + " | ".join(cells) + " |", errors
 
 
+def measured(folder, world_size):
+    """The figures of every run on so many ranks, by rank."""
+    wanted = json.dumps([overrides(folder, *run) for run in RUNS[world_size]])
+    out = folder / f"ranks{world_size}"
+    _, outputs = start([str(WORKER), str(out), "arithmetic", wanted], world_size, timeout=1500)
+    files = [Path(f"{out}-{rank}.json") for rank in range(world_size)]
+    if not all(file.exists() for file in files):
+        raise RuntimeError(outputs[0][-3000:])
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
 def main(folder):
     (folder / "deepspeed.json").write_text(json.dumps({"zero_optimization": BUCKETS}), encoding="utf-8")
-    found = {}
-    for world_size, runs in RUNS.items():
-        wanted = json.dumps([overrides(folder, *run) for run in runs])
-        out = folder / f"ranks{world_size}"
-        _, outputs = start([str(WORKER), str(out), "arithmetic", wanted], world_size, timeout=1500)
-        files = [Path(f"{out}-{rank}.json") for rank in range(world_size)]
-        if not all(file.exists() for file in files):
-            sys.exit(outputs[0][-3000:])
-        found[world_size] = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    with ThreadPoolExecutor(len(RUNS)) as together:
+        found = dict(zip(RUNS, together.map(lambda world_size: measured(folder, world_size), RUNS), strict=True))
     machine = calibrated(found, folder)
     head = "ranks | ZeRO | student | peak MB | plan | off by | sent MB | plan | off by | CPU s | plan | off by | wall s"
     print(f"| {head} |\n|{'---|' * 13}")

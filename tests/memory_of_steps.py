@@ -57,6 +57,13 @@ def phases(recorded):
     return found
 
 
+def spans(batch):
+    """Keys of all branches, and queries times keys of roots and branches."""
+    keys = [(n, place.lengths[0] + n) for place in batch.places for n in place.lengths[1:]]
+    roots = sum(place.lengths[0] ** 2 for place in batch.places)
+    return sum(seen for _, seen in keys), roots + sum(n * seen for n, seen in keys)
+
+
 def shapes(batches):
     """Sizes of a rank's micro-batches."""
     return [
@@ -66,6 +73,8 @@ def shapes(batches):
             "probe": b.ids_BL.shape[1] - b.num_trunk,
             "head_rows": b.index_N.shape[0],
             "trained_rows": b.num_grad,
+            "branch_keys": spans(b)[0],
+            "branch_scores": spans(b)[1],
         }
         for b in batches
     ]

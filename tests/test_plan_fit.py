@@ -69,7 +69,8 @@ def test_a_workload_holds_every_question_once() -> None:
     found = workload(config, lengths, 8)
     # A tree: 100 + 2 x 200 tokens and 7 probes of 10; three fit 2,048 tokens, and 32 questions need 11 rows.
     assert len(found.micro_batches) == 11
-    assert found.largest == MicroBatch(1, 1500, 210, 3 * (400 + 28), 1200)
+    # A branch's 200 queries see 300 keys.
+    assert found.largest == MicroBatch(1, 1500, 210, 3 * (400 + 28), 1200, 3 * 600, 3 * (2 * 200 * 300 + 100**2))
     assert found.global_tokens == 256 * 400
     with pytest.raises(ConfigError, match=r"data\.batch_size: found 256; expected a multiple of the world size 7"):
         workload(config, lengths, 7)

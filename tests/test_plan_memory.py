@@ -85,7 +85,7 @@ def test_activations_are_what_autograd_saves(tmp_path: Path, rows: int, lora: bo
     )
     counted = activations(shape(config, vocabulary), sizes, 4, checkpointing=False, on_gpu=False, zero_stage=0)
     # The count leaves out rotations, row statistics and indices; its dense mask is not saved, its copies are.
-    dense = sizes.rows * (sizes.trunk + sizes.probe) ** 2
+    dense = sizes.scores
     norm = sizes.tokens * 64 * 8
     assert counted.saved + counted.mask - dense + norm == pytest.approx(sum(saved.values()), rel=0.05)
 
