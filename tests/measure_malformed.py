@@ -2,8 +2,8 @@
 
     python tests/measure_malformed.py [--count 200] [--seed 0]
 
-Each input must end within three minutes with exit code 2 and one line that begins as our errors do: no traceback, no other code, no
-run that goes through. `--count 0` takes all there are. Prints a table and one JSON line; exit
+Each input must end within three minutes with exit code 2 and one line that begins as our errors do: no traceback, no other
+code, no run that goes through. `--count 0` takes all there are. Prints a table and one JSON line; exit
 code 1 when anything else happened.
 """
 

@@ -87,7 +87,7 @@ def retention_drops(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str,
 
     A run that did not measure the untrained student takes the figures of one that did: they start from the same.
     """
-    before = next((r["retention_before"] for r in results if r.get("retention_before")), {})
+    before: Mapping[str, Any] = next((r["retention_before"] for r in results if r.get("retention_before")), {})
     lost: dict[str, list[dict[str, float]]] = {}
     for result in results:
         own = drops(result.get("retention_before") or before, result.get("retention") or {})

@@ -73,11 +73,11 @@ def evaluate(
 
 
 def _answered(example: Example, texts: Sequence[str]) -> dict[str, Any]:
-    samples = [{"text": text, "found": final_answer(text)} for text in texts]
+    samples: list[dict[str, Any]] = [{"text": text, "found": final_answer(text)} for text in texts]
     for sample in samples:
         sample |= {"right": same_answer(sample["found"], example.answer)}
     chosen = samples[majority([sample["found"] for sample in samples])]
-    row = {"id": example.id, "gold": example.answer, **chosen}
+    row: dict[str, Any] = {"id": example.id, "gold": example.answer, **chosen}
     if len(samples) > 1:
         row |= {"share_right": sum(bool(s["right"]) for s in samples) / len(samples), "samples": samples}
     return row
