@@ -30,6 +30,8 @@ MAY_CHANGE = (
     "mixer.retain.train",
     # How memory and time are spent on the same update, to rounding.
     "kernels",
+    # Instruments, which see what a run writes and change nothing.
+    "callbacks",
     "tree.rows",
     "student.gradient_checkpointing",
     # Limits that end a run or let it begin.

@@ -56,8 +56,8 @@ class RunCheckpoints:
             raise UserError(where, f"{type(error).__name__}: {error}", "the state of this run", remedy) from None
         return int(state["about"]["step"])
 
-    def save(self, engine: Engine, step: int, state: dict[str, Any], or_say: bool = False) -> None:
-        """Write a checkpoint. Raises UserError on all ranks alike when that fails, or only says so."""
+    def save(self, engine: Engine, step: int, state: dict[str, Any], or_say: bool = False) -> bool:
+        """Write a checkpoint; whether there is one. Raises UserError on all ranks alike when that fails, or only says so."""
         config = self._config
         about = About(step, self._ranks.world_size, engine.zero_stage, self._own, engine.frozen, VERSIONS)
         keep = (config.checkpoint_keep, config.checkpoint_keep_every)
@@ -68,6 +68,8 @@ class RunCheckpoints:
                 raise
             if self._ranks.is_first:
                 _LOG.warning("no checkpoint at step %d, going on without: %s", step, error)
+            return False
+        return True
 
     def _say_what_changed(self, about: About) -> None:
         if not self._ranks.is_first:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from compact_ds import callbacks as hooks
 from compact_ds import config as configuration
 from compact_ds import model_card
 from compact_ds.branches import Branches
@@ -38,6 +37,7 @@ from compact_ds.reference_sets import ReferenceSet, reference_sets
 from compact_ds.run_checkpoints import RunCheckpoints
 from compact_ds.run_summary import write_summary
 from compact_ds.step import Step, StepResult
+from compact_ds.stop_requests import StopRequests
 from compact_ds.student import export
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student
@@ -46,29 +46,37 @@ from compact_ds.tree.tokenise import Tokeniser
 from compact_ds.watch import Watch
 
 
-def main(config: Config, resume: bool, trust: bool = False) -> int:
+def main(config: Config, resume: bool, trust: bool = False, callbacks: Sequence[hooks.Callback] = ()) -> int:
     """Train as the config says; 0 when done or stopped with a checkpoint. Raises UserError before the first step.
 
-    `trust`: read the newest checkpoint even when it is not as it was written.
+    `trust`: read the newest checkpoint even when it is not as it was written. `callbacks` are called on the first rank, before
+    those that the config names.
     """
-    stop = _StopRequests()
+    kinds = hooks.named(config.callbacks)
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     if int(os.environ.get("RANK", "0")) == 0:
         # The others may come here after the first rank has begun to write.
         check_run_dir(config.run_dir, resume)
-    tokeniser = Tokeniser(load_tokenizer(config.student), config.data.cue)
-    data = TrainingSet(config, tokeniser)
-    engine = config.engine
-    with (
-        Watch(config.run_dir, engine.heartbeat_seconds, engine.timeout_seconds, stop.ask) as watch,
-        ranks(engine.timeout_seconds) as group,
-    ):
-        if config.data.batch_size % group.world_size:
-            expected = f"a multiple of the world size {group.world_size}"
-            raise ConfigError("data.batch_size", config.data.batch_size, expected, "change it or the number of ranks")
-        run = _Run(config, tokeniser, data, group, watch, trust)
-        run.resume()
-        return run.fit(stop)
+    with StopRequests() as stop:
+        tokeniser = Tokeniser(load_tokenizer(config.student), config.data.cue)
+        data = TrainingSet(config, tokeniser)
+        engine = config.engine
+        with (
+            Watch(config.run_dir, engine.heartbeat_seconds, engine.timeout_seconds, stop.ask) as watch,
+            ranks(engine.timeout_seconds) as group,
+        ):
+            check_batch_size(config, group)
+            everyone = hooks.Callbacks([*callbacks, *(kind() for kind in kinds)] if group.is_first else [])
+            run = _Run(config, tokeniser, data, group, watch, trust, everyone)
+            run.resume()
+            return run.fit(stop)
+
+
+def check_batch_size(config: Config, group: Ranks) -> None:
+    """Refuse a batch that ranks cannot share evenly. Raises ConfigError."""
+    if config.data.batch_size % group.world_size:
+        expected = f"a multiple of the world size {group.world_size}"
+        raise ConfigError("data.batch_size", config.data.batch_size, expected, "change it or the number of ranks")
 
 
 def check_run_dir(folder: Path, resume: bool) -> None:
@@ -78,29 +86,20 @@ def check_run_dir(folder: Path, resume: bool) -> None:
         raise ConfigError("run_dir", str(folder), "an empty or new folder", "give another run_dir or add --resume")
 
 
-class _StopRequests:
-    """Notes SIGTERM and Ctrl-C; the loop acts between steps, on all ranks alike."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
-
-    def ask(self) -> None:
-        """As a signal would."""
-        self.asked = True
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.ask()
-
-
 class _Run:
     """A run's parts and its place in time (`step`, the next optimizer step)."""
 
     def __init__(
-        self, config: Config, tokeniser: Tokeniser, data: TrainingSet, group: Ranks, watch: Watch, trust: bool
+        self,
+        config: Config,
+        tokeniser: Tokeniser,
+        data: TrainingSet,
+        group: Ranks,
+        watch: Watch,
+        trust: bool,
+        callbacks: hooks.Callbacks,
     ) -> None:
-        self.watch = watch
+        self.watch, self.callbacks = watch, callbacks
         self.config, self.tokeniser, self.data, self.group = config, tokeniser, data, group
         self.folder = config.run_dir
         self.step = 0
@@ -140,7 +139,7 @@ class _Run:
         """Go on from the newest checkpoint, if there is one. Raises UserError."""
         self.step = self.checkpoints.load(self.engine, self.stepper.load_state)
 
-    def fit(self, stop: _StopRequests) -> int:
+    def fit(self, stop: StopRequests) -> int:
         """The loop, with a log that is closed also when a step is refused: the error gets a line of its own."""
         log = None
         if self.group.is_first:
@@ -151,7 +150,7 @@ class _Run:
             if log is not None:
                 log.close()
 
-    def _loop(self, stop: _StopRequests, log: RunLog | None) -> int:
+    def _loop(self, stop: StopRequests, log: RunLog | None) -> int:
         config, last = self.config, self.config.max_steps
         if self._owes_first() or self._owes_evaluation():
             self.evaluate(log)
@@ -165,7 +164,9 @@ class _Run:
             seconds = time.perf_counter() - started
             self.watch.worked(seconds - (self.engine.traffic.waited_seconds - waited))
             if log is not None:
-                log.step(_row(self.step, lr, result, seconds, num_bytes))
+                row = _row(self.step, lr, result, seconds, num_bytes)
+                log.step(row)
+                self.callbacks.on_step(row)
             self.step += 1
             if result.fault is not None:
                 self.save(log, or_say=True)
@@ -185,7 +186,8 @@ class _Run:
         self.watch.at(self.step, "checkpoint")
         if log is not None:
             log.on_disk()
-        self.checkpoints.save(self.engine, self.step, self.stepper.state(), or_say)
+        if self.checkpoints.save(self.engine, self.step, self.stepper.state(), or_say):
+            self.callbacks.on_checkpoint(self.folder / "checkpoints" / f"step-{self.step}")
 
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.step % every == 0 and self.step < self.config.max_steps
@@ -227,6 +229,7 @@ class _Run:
             row["retention"] = measure_retention(plain, self.tokeniser, self.kept, *ways)
         if log is not None and len(row) > 1:
             log.evaluation(row)
+            self.callbacks.on_evaluation(row)
 
     def finish(self, log: RunLog | None) -> None:
         """Last evaluation, `final/`, `summary.json`."""
@@ -244,6 +247,7 @@ class _Run:
             templated = self.tokeniser.tokenizer.chat_template is not None
             model_card.write(self.config, figures, len(self.data.usable), templated, self.folder / "final")
             self._report_traffic()
+            self.callbacks.on_end(figures)
         self.group.barrier()
 
     def _report_traffic(self) -> None:

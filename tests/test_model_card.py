@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -19,7 +14,6 @@ from compact_ds import model_card
 from compact_ds.config import StudentConfig, load
 from compact_ds.student.load import load_tokenizer
 
-ROOT = Path(__file__).parents[1]
 EVIL = "a|b <script>alert(1)</script> [x](javascript:y) `c` *d*\n# e"
 SUMMARY = {
     "method": "compact", "seed": 3, "steps": 40, "accuracy": 0.625, "accuracy_before": 0.0, "answer_loss": 1.25,
@@ -107,14 +101,3 @@ def test_its_code_is_python_and_asks_as_training_did(tmp_path, templated):
     assert ("apply_chat_template" in code) == templated
     # A template brings its own special tokens (tree.tokenise).
     assert ("add_special_tokens=False" in code) == templated
-
-
-def test_a_run_writes_its_card(tmp_path):
-    words = ["train", "arithmetic", "max_steps=1", "data.limit=12", "data.batch_size=4", "evaluation.limit=4"]
-    words += ["evaluation.max_new_tokens=4", f"run_dir={tmp_path / 'run'}", f"data.cache_dir={tmp_path / 'cache'}"]
-    environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", "compact_ds.cli", *words], check=True, env=environment, capture_output=True)
-    found = ModelCard.load(tmp_path / "run" / "final" / "README.md")
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert found.data.eval_results[0].metric_value == summary["accuracy"]
-    assert all(f"| {teacher} | {weight:.3f} |" in found.text for teacher, weight in summary["weight"].items())

@@ -5,6 +5,7 @@ Owns process groups and devices. Nothing else talks to other ranks.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import socket
@@ -55,9 +56,16 @@ class Ranks:
 
 @contextmanager
 def ranks(timeout_seconds: int) -> Iterator[Ranks]:
-    """Join the processes that the launcher started, or be the only one when there was no launcher."""
+    """Join the processes that the launcher started, or be the only one when there was no launcher.
+
+    A process of its own keeps its group to its end, for further runs: DeepSpeed holds on to the first one's.
+    """
+    if dist.is_initialized():
+        yield _place()
+        return
+    is_alone = "RANK" not in os.environ
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    if "RANK" not in os.environ:
+    if is_alone:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
@@ -76,12 +84,21 @@ def ranks(timeout_seconds: int) -> Iterator[Ranks]:
         keep_freed_memory()
         choose_interface()
     deepspeed.init_distributed(backend, timeout=timedelta(seconds=timeout_seconds), verbose=False)
-    device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else torch.device("cpu")
+    if is_alone:
+        atexit.register(dist.destroy_process_group)
+        yield _place()
+        return
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+        yield _place()
         dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def _place() -> Ranks:
+    is_gpu = dist.get_backend() == "nccl"
+    device = torch.device("cuda", torch.cuda.current_device()) if is_gpu else torch.device("cpu")
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 
 class Alone(Ranks):

@@ -60,6 +60,11 @@ class Config(Section):
     """Keep also every checkpoint at a multiple of so many steps; 0 for none."""
     checkpoint_failure: Literal["stop", "go_on"] = "stop"
     """When a checkpoint cannot be written: end the run, the last one intact, or say so and go on without it."""
+    extensions: list[str] = Field(default_factory=list)
+    """Modules of yours that register methods, solvers or metrics. They are imported, that is run, when the config is read."""
+    callbacks: list[str] = Field(default_factory=list)
+    """Classes of yours with hooks into the run, as `package.module:Class`; imported, and made without arguments, on its first
+    rank."""
     kernels: Literal["auto", "torch", "triton"] = "auto"
     """What computes the head, its scores and tree attention: `auto` takes Triton on a GPU and PyTorch elsewhere."""
     data: DataConfig
