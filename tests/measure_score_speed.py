@@ -2,8 +2,8 @@
 
 A measurement, not a test: `python tests/measure_score_speed.py DATA STUDENT [QUESTIONS] [key=value ...]`. Both layouts run
 in one process with the same weights and the same budget of tokens in a micro-batch, and take turns chunk by chunk, so
-that a busy machine is unfair to neither. The rows are as good as rows get: a budget's worth of padded tokens a forward
-pass, without a gradient, only rows with a target in the head.
+that a busy machine is unfair to neither. The rows are those of `tree.layout=rows`: a budget's worth of tokens a forward
+pass, or one question, padded and not sorted by length; `tokens` tells what that padding costs them.
 """
 
 from __future__ import annotations
