@@ -27,6 +27,7 @@ from compact_ds.launcher.devices import local_devices
 from compact_ds.launcher.jobs import Job, Stopped, run_jobs
 from compact_ds.launcher.launch import check_world_size
 from compact_ds.launcher.ranks import num_cores
+from compact_ds.plugins import added
 
 FAILED = 1
 USUAL = ("compact", "consensus", "adaptability", "difficulty", "uniform", "best_of", "first", "single")
@@ -116,10 +117,12 @@ def expand(methods: Sequence[str] | None, look: Callable[[], Survey]) -> list[st
         plain = split_solver(name)[0]
         if plain == "single":
             expanded += [name.replace("single", f"single:{teacher}", 1) for teacher in look().teachers]
-        elif plain in METHODS or plain.startswith("single:"):
+        elif plain in (*METHODS, *added("method")) or plain.startswith("single:"):
             expanded.append(name)
         else:
-            raise UserError("--methods", name, "methods, separated by commas", nearest(name, (*METHODS, "single")))
+            raise UserError(
+                "--methods", name, "methods, separated by commas", nearest(name, (*METHODS, *added("method"), "single"))
+            )
     return list(dict.fromkeys(expanded))
 
 
@@ -129,10 +132,10 @@ def split_solver(name: str) -> tuple[str, str]:
     Raises UserError where a solver must be meant and is none.
     """
     plain, plus, solver = name.rpartition("+")
-    if plus and solver in SOLVERS:
+    if plus and solver in (*SOLVERS, *added("solver")):
         return plain, solver
-    if plus and (plain in METHODS or plain == "single"):
-        raise UserError("--methods", name, "METHOD+SOLVER", nearest(solver, SOLVERS))
+    if plus and (plain in (*METHODS, *added("method")) or plain == "single"):
+        raise UserError("--methods", name, "METHOD+SOLVER", nearest(solver, (*SOLVERS, *added("solver"))))
     return name, ""
 
 

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from compact_ds.added_metrics import added_score
 from compact_ds.baselines import confidence_weights, lowest_rank_ratio, token_weights
 from compact_ds.compatibility.running import RunningScales
 from compact_ds.compatibility.weights import uniform_weights, weights
 from compact_ds.config import METHODS, CompatibilityConfig
 from compact_ds.errors import ConfigError, nearest
 from compact_ds.evidence import Evidence
+from compact_ds.plugins import Registry, added
 
 Coefficient = Literal["alpha", "beta", "gamma"]
 COEFFICIENTS: tuple[Coefficient, ...] = ("alpha", "beta", "gamma")
@@ -71,9 +73,9 @@ class Method:
 
         A metric that stands alone counts in full: its coefficient says only what share it has in `compact`.
         """
-        coefficients: dict[str, float] = {name: 0.0 for name in COEFFICIENTS if name not in self.uses}
+        coefficients: dict[str, Any] = {name: 0.0 for name in COEFFICIENTS if name not in self.uses}
         if self.name in ALONE:
-            coefficients[ALONE[self.name]] = 1.0
+            coefficients |= {ALONE[self.name]: 1.0, "added": {}}
         return config.model_copy(update=coefficients)
 
     def probes(self, config: CompatibilityConfig, most: int) -> int:
@@ -130,16 +132,29 @@ class Method:
         places = (evidence.example_R, evidence.teacher_R, evidence.num_examples)
         if not self.uses:
             return uniform_weights(*places)
-        return weights(evidence.metrics_MR, *places, scales, settings, step)
+        return weights(evidence.metrics_MR, *places, scales, settings, step, added_score(evidence, settings.added))
+
+
+_ADDED: Registry[Method] = Registry("method", METHODS)
+
+
+def add_method(method: Method) -> None:
+    """Make a method of yours known by its name: an instance of a subclass of `Method` that overrides `weigh` or `select`.
+
+    What `weigh` returns must sum to 1 over each example. Raises ConfigError for a name that is taken.
+    """
+    _ADDED.add(method.name, method)
 
 
 def method(name: str) -> Method:
     """The method of that name, `single:TEACHER` included. Raises ConfigError for an unknown one."""
+    if (own := _ADDED.get(name)) is not None:
+        return own
     kind, _, teacher = name.partition(":")
     if kind == "single" and teacher:
         return Method("single", teacher)
     if name not in METHODS:
-        raise ConfigError("method", name, "a method", nearest(name, (*METHODS, "single:TEACHER")))
+        raise ConfigError("method", name, "a method", nearest(name, (*METHODS, *added("method"), "single:TEACHER")))
     return Method(name)
 
 

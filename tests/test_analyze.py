@@ -14,7 +14,7 @@ from compact_ds.cli import main
 from compact_ds.config import DataConfig, StudentConfig
 from compact_ds.data.readers import read
 from compact_ds.data.records import Example, Rationale
-from compact_ds.evaluation.analysis import teachers
+from compact_ds.evaluation.analysis import _named, teachers
 from compact_ds.evaluation.latent_space import SAMPLED, states_of
 from compact_ds.evaluation.prompts import prompts_of
 from compact_ds.student.load import load_tokenizer
@@ -126,6 +126,15 @@ def test_a_student_against_itself_moved_nowhere(folders, capsys):
         assert abs(layer["drift"]) < 1e-12 and layer["angle_largest"] < 1e-5
     assert figures["weights"]["matrices_changed"] == 0
     assert {row["relative_change"] for row in figures["weights"]["parameters"]} == {0.0}
+
+
+def test_sources_have_the_shortest_names_that_tell_them_apart(tmp_path):
+    files = [tmp_path / place for place in ("a/test.jsonl", "b/test.jsonl", "c.jsonl")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("")
+    given = [*map(str, files), "task:arithmetic"]
+    assert _named(given) == dict(zip(["a/test", "b/test", "c", "task:arithmetic"], given, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -138,9 +138,14 @@ def _check_top(top: int, size: int) -> None:
 
 
 def _named(sources: Sequence[str]) -> dict[str, str]:
-    """Sources by the last part of their path, or by all of it where two would be the same."""
-    short = [Path(source).stem if Path(source).exists() else source for source in sources]
-    return {name if short.count(name) == 1 else source: source for name, source in zip(short, sources, strict=True)}
+    """Sources by the last part of their path, with its folder's where two would be the same, or by all of it."""
+    found: dict[str, str] = {}
+    for source in dict.fromkeys(sources):
+        path = Path(source)
+        twins = [other for other in sources if other != source and Path(other).stem == path.stem]
+        name = f"{path.parent.name}/{path.stem}" if twins else path.stem
+        found[name if path.exists() and name not in found else source] = source
+    return found
 
 
 def _plain(value: Any) -> Any:

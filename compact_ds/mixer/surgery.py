@@ -15,7 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize, nnls
 
+from compact_ds.plugins import Registry
+
 Floats = npt.NDArray[np.float64]
+
+Solver = Callable[[Floats, np.random.Generator, float], Floats]
+"""From the Gram matrix [K, K] (mean diagonal 1), a source of draws that all ranks share, and `mixer.cagrad_radius`, to c [K]."""
 
 _NEWTON_STEPS = 100
 
@@ -29,7 +34,9 @@ def coefficients(name: str, gram_KK: Floats, *, draw: np.random.Generator, radiu
         return np.ones(1)
     # Inner products of gradients may be 1e-12: solvers stop at absolute tolerances.
     scaled_KK: Floats = gram_KK / np.trace(gram_KK) * len(gram_KK)
-    return _SOLVERS[name](scaled_KK, draw, radius)
+    solver = _SOLVERS.get(name) or _ADDED.get(name)
+    assert solver is not None, name
+    return solver(scaled_KK, draw, radius)
 
 
 def project_away(coefficients_K: Floats, gram_KK: Floats, reference: int, margin: float = 0.0) -> Floats:
@@ -139,10 +146,20 @@ def _nash(gram_KK: Floats, draw: np.random.Generator, radius: float) -> Floats:
     return np.asarray(len(a_K) * a_K / a_K.sum())
 
 
-_SOLVERS: dict[str, Callable[[Floats, np.random.Generator, float], Floats]] = {
+_SOLVERS: dict[str, Solver] = {
     "sum": _sum,
     "pcgrad": _pcgrad,
     "cagrad": _cagrad,
     "mgda": _mgda,
     "nash": _nash,
 }
+
+_ADDED: Registry[Solver] = Registry("solver", tuple(_SOLVERS))
+
+
+def add_solver(name: str, solver: Solver) -> None:
+    """Make a solver of yours known as `mixer.solver: NAME`. Every rank calls it with the same matrix and must get the same.
+
+    Raises ConfigError for a name that is taken.
+    """
+    _ADDED.add(name, solver)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from compact_ds.errors import ConfigError, nearest
+from compact_ds.plugins import added
 from compact_ds.sections.section import Section
 
 
@@ -30,5 +32,17 @@ class CompatibilityConfig(Section):
     """`total`: PMI after the last step; `jump`: its largest rise between probes; `mix`: their mean."""
     difficulty: Literal["above", "zone"] = "above"
     """`above`: nats per token over the running mean loss; `zone`: distance from `zone` above it."""
+    added: dict[str, float] = Field(default_factory=dict)
+    """Metrics that an extension registered, by name, with their coefficients in `compact` and its ablations: their sum joins
+    alpha C + beta A - gamma D as it is, in the metric's own units."""
     zone: float = 0.0
     """Centre of the preferred zone, in nats per token above the running mean loss."""
+
+    @field_validator("added")
+    @classmethod
+    def _are_known(cls, coefficients: dict[str, float]) -> dict[str, float]:
+        for name in coefficients:
+            if name not in added("metric"):
+                expected = "a metric that a module of `extensions` registered"
+                raise ConfigError("compatibility.added", name, expected, nearest(name, added("metric")))
+        return coefficients

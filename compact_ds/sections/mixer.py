@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from compact_ds.errors import ConfigError, nearest
+from compact_ds.plugins import added
 from compact_ds.sections.section import Section
 
 SOLVERS = ("sum", "pcgrad", "cagrad", "mgda", "nash")
@@ -36,8 +38,9 @@ class MixerConfig(Section):
     mode: Literal["loss", "gradient"] = "loss"
     """`loss`: one backward of the globally normalised weighted loss, whatever the number of teachers. `gradient`: one pass a
     teacher (or group), which `solver` mixes; K times the time and the traffic, and K fp32 shards of the gradient in memory."""
-    solver: Literal["sum", "pcgrad", "cagrad", "mgda", "nash"] = "sum"
-    """What `gradient` mode makes of the teachers' gradients; `sum` gives the update of `loss` mode."""
+    solver: str = "sum"
+    """What `gradient` mode makes of the teachers' gradients: `sum` (the update of `loss` mode), `pcgrad`, `cagrad`, `mgda`,
+    `nash`, or one that an extension registered."""
     cagrad_radius: float = Field(0.4, ge=0, lt=1)
     """How far CAGrad may go from the mean gradient, as a share of its norm."""
     groups: dict[str, list[str]] = Field(default_factory=dict)
@@ -55,3 +58,11 @@ class MixerConfig(Section):
     """Held-out questions whose gold-answer gradient the diagnostics compare the teachers with; 0 for none."""
     retain: RetainConfig | None = None
     """A retention batch to measure against and, with `guard`, to protect."""
+
+    @field_validator("solver")
+    @classmethod
+    def _is_known(cls, solver: str) -> str:
+        known = (*SOLVERS, *added("solver"))
+        if solver not in known:
+            raise ConfigError("mixer.solver", solver, "a solver", nearest(solver, known))
+        return solver

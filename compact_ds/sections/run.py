@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from compact_ds.errors import ConfigError, nearest
+from compact_ds.plugins import added, imported
 from compact_ds.sections.compatibility import CompatibilityConfig
 from compact_ds.sections.data import DataConfig
 from compact_ds.sections.engine import EngineConfig, OptimizerConfig
@@ -76,10 +77,21 @@ class Config(Section):
     engine: EngineConfig = EngineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _extend(cls, raw: Any) -> Any:
+        """Import `extensions` first: the other keys may name what they register."""
+        modules = raw.get("extensions") if isinstance(raw, dict) else None
+        for module in modules if isinstance(modules, list) else ():
+            imported("extensions", str(module))
+        return raw
+
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
-        if self.method not in METHODS and not (self.method.startswith("single:") and self.method[7:]):
-            remedy = nearest(self.method, (*METHODS, "single:TEACHER"))
+        if self.method not in (*METHODS, *added("method")) and not (
+            self.method.startswith("single:") and self.method[7:]
+        ):
+            remedy = nearest(self.method, (*METHODS, *added("method"), "single:TEACHER"))
             raise ConfigError("method", self.method, "a method", remedy)
         if self.mixer.mode == "loss" and self.mixer.solver != "sum":
             raise ConfigError(

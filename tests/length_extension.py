@@ -1,0 +1,21 @@
+"""What a user's own module adds: a metric, a solver and a method; `extensions: [length_extension]` names it."""
+
+import numpy as np
+
+from compact_ds.added_metrics import add_metric
+from compact_ds.compatibility.segments import sums
+from compact_ds.methods import Method, add_method
+from compact_ds.mixer.surgery import add_solver
+
+
+class ByLength(Method):
+    """Short rationales count for more: shares proportional to one over the number of tokens."""
+
+    def weigh(self, evidence, scales, settings, step):
+        share_R = 1 / evidence.tokens_R.double()
+        return (share_R / sums(share_R, evidence.example_R, evidence.num_examples)[evidence.example_R]).float()
+
+
+add_method(ByLength("by_length"))
+add_metric("length", lambda evidence: evidence.tokens_R / 10)
+add_solver("plain_mean", lambda gram_KK, draw, radius: np.full(len(gram_KK), 1 / len(gram_KK)))
