@@ -132,7 +132,7 @@ def test_a_cut_network_ends_all_within_the_timeout(base: Path, runs: list[Run]) 
     assert any("network" in line for line in lines), run.error()[-3000:]
 
 
-@pytest.mark.xfail(reason="torchrun's agents have not met within their 60 s on a loaded machine", strict=False)
+@pytest.mark.xfail(reason="not working yet: torchrun's agents do not meet again; the cause is not known", strict=False)
 def test_a_restart_over_two_nodes_ends_by_itself(base: Path, runs: list[Run]) -> None:
     run = Run(base / "restarted", ["max_steps=40", "checkpoint_every=10", "--max-restarts", "1"], True)
     runs.append(run)
