@@ -179,9 +179,15 @@ def fall_before_the_end(clean: dict, wrong: dict) -> np.ndarray:
     return found
 
 
+def fall_and_surprise(clean: dict, wrong: dict) -> np.ndarray:
+    """The same, and how much less likely the step's stated result became: nats of the gold answer and of the text itself."""
+    return fall_before_the_end(clean, wrong) + np.subtract(wrong["result"], clean["result"])
+
+
 WAYS: dict[str, Callable[[dict, dict], Any]] = {
     "with the clean twin: largest fall behind": fall,
     "with the clean twin: largest fall behind, the last step aside": fall_before_the_end,
+    "with the clean twin: the same, and the largest rise of the stated result's loss": fall_and_surprise,
     "alone: largest drop of the gold answer": lambda c, w: -np.diff(w["gold"]),
     "alone: largest mean token loss": lambda c, w: w["mean"],
     "alone: largest token loss": lambda c, w: w["max"],
