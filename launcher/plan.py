@@ -17,7 +17,7 @@ from compact_ds.errors import UserError
 from compact_ds.launcher.plan_activations import activations
 from compact_ds.launcher.plan_memory import Memory, ZeroSettings, memory, zero_settings
 from compact_ds.launcher.plan_shape import Shape
-from compact_ds.launcher.plan_time import Machine, latency, link, step_flops
+from compact_ds.launcher.plan_time import Machine, host_calls, latency, link, step_flops
 from compact_ds.launcher.plan_traffic import seconds, traffic
 from compact_ds.launcher.plan_workload import Lengths, Workload, workload
 
@@ -131,6 +131,7 @@ def plan(config: Config, shape: Shape, machine: Machine, world_size: int, work: 
             _messages(shape, zero, len(work.micro_batches)), world_size
         )
     compute = step_flops(shape, work, checkpointing, machine.on_gpu) / (machine.flops * machine.efficiency)
+    compute += machine.host_seconds * host_calls(shape, work, checkpointing, zero.stage)
     if machine.on_gpu:
         compute += _passing_seconds(config, shape, machine, work, world_size)
     need = memory(config, shape, work, world_size, machine.on_gpu)

@@ -92,7 +92,7 @@ def memory(config: Config, shape: Shape, work: Workload, world_size: int, on_gpu
             "gathered parameters": state.gathered,
             "gradients": state.gradients(number > 0),
             "activations": found.saved,
-            "passing through": max(found.forward_peak, found.backward_peak, found.head),
+            "passing through": max(found.forward_peak, found.backward_peak, found.head, state.gather_copy),
             "head's gradient": state.head_gradient,
             "tree mask": found.mask,
             "buckets": state.resting_buckets + state.passing_buckets,
@@ -130,6 +130,14 @@ class _States:
         return min(self.shape.total, self.zero.max_live + largest + self.zero.prefetch) * self.b
 
     @property
+    def gather_copy(self) -> int:
+        """What a gather received, beside the parameters that are cut out of it: a prefetched bucket and what follows."""
+        if not self.gathered:
+            return 0
+        largest = max(p.numel for p in self.shape.parameters)
+        return min(self.shape.total, self.zero.prefetch + largest) * self.b
+
+    @property
     def optimizer(self) -> int:
         """Both moments in fp32, and from stage 1 on fp32 parameters beside those that compute, in fp32 too."""
         if self.zero.stage == 0:
@@ -164,7 +172,8 @@ class _States:
         """What the step begins with."""
         if self.zero.offloads_optimizer:
             return 0
-        return 4 * (self.shape.trained if self.zero.stage < 2 else self.shard)
+        whole = self.zero.stage == 0 or (self.zero.stage == 1 and self.b == 2)
+        return 4 * (self.shape.trained if whole else self.shard)
 
     def update(self, on_gpu: bool) -> int:
         """The flat gradient of the group at hand and AdamW's temporaries: two on a CPU, one where `foreach` runs."""

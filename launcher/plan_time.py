@@ -14,6 +14,9 @@ from compact_ds.errors import UserError, nearest
 from compact_ds.launcher.plan_shape import Shape
 from compact_ds.launcher.plan_workload import MicroBatch, Workload
 
+_HOST_SHARE = 0.25
+"""Of `host_seconds` where nothing is gathered: assumed."""
+
 LATENCY_SECONDS = 3e-6
 """Of one hop of a ring: assumed."""
 
@@ -21,7 +24,10 @@ LATENCY_SECONDS = 3e-6
 @dataclass(frozen=True, slots=True)
 class Machine:
     """One accelerator in its node: flop/s, bytes of memory, bytes/s of memory, of the link inside the node and of the network
-    per accelerator; the share of the first that products reach, of the others that transfers reach; price an hour."""
+    per accelerator; the share of the first that products reach, of the others that transfers reach; price an hour.
+
+    `host_seconds` is the host's time of one parameter in one pass under ZeRO-3's hooks. A GPU hides it while layers are large.
+    """
 
     name: str
     flops: float
@@ -33,6 +39,7 @@ class Machine:
     per_node: int = 8
     efficiency: float = 0.45
     link_efficiency: float = 0.75
+    host_seconds: float = 0.0
     calibrated: bool = False
 
     @property
@@ -58,7 +65,8 @@ MACHINES = {
 
 
 def machine(name: str, calibration: Path | None = None, price: float | None = None) -> Machine:
-    """The machine of that name; a calibration's `flops_per_second`, `link_bytes_per_second` replace what is assumed.
+    """The machine of that name; a calibration's `flops_per_second`, `link_bytes_per_second` and `host_seconds` replace what is
+    assumed.
 
     Raises UserError.
     """
@@ -72,6 +80,7 @@ def machine(name: str, calibration: Path | None = None, price: float | None = No
         try:
             measured = json.loads(calibration.read_text(encoding="utf-8"))
             changed |= {"flops": float(measured["flops_per_second"]), "efficiency": 1.0, "calibrated": True}
+            changed["host_seconds"] = float(measured.get("host_seconds", 0.0))
             if "link_bytes_per_second" in measured:
                 rate = float(measured["link_bytes_per_second"])
                 changed |= {"inside": rate, "outside": rate / found.per_node, "link_efficiency": 1.0}
@@ -101,6 +110,12 @@ def flops(shape: Shape, batch: MicroBatch, checkpointing: bool, on_gpu: bool) ->
 def step_flops(shape: Shape, work: Workload, checkpointing: bool, on_gpu: bool) -> float:
     """Of all micro-batches of a rank."""
     return sum(flops(shape, batch, checkpointing, on_gpu) for batch in work.micro_batches)
+
+
+def host_calls(shape: Shape, work: Workload, checkpointing: bool, zero_stage: int) -> float:
+    """Parameters times passes of a step, those without hooks at their share."""
+    passes = len(work.micro_batches) * (3 if checkpointing else 2)
+    return len(shape.parameters) * passes * (1.0 if zero_stage == 3 else _HOST_SHARE)
 
 
 def link(found: Machine, world_size: int) -> float:

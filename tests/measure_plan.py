@@ -1,23 +1,26 @@
-"""Plan against measurement: memory, bytes and step time of 12 configurations on 1 to 3 ranks, as a table in Markdown.
+"""Plan against measurement: memory, bytes and step time of 14 configurations on 1 to 3 ranks, as a table in Markdown.
 
-`python tests/measure_plan.py [FOLDER]`; some minutes. Memory is the peak of a step by PyTorch's record of its CPU allocator (see
+`python tests/measure_plan.py [FOLDER]`; some minutes. What a folder holds is not measured again. Memory is the peak of a step by PyTorch's record of its CPU allocator (see
 `memory_of_steps`), of the rank that needs most; bytes are those of `engine.traffic`. Time is a rank's processor time in one
-step, the mean over ranks: it is predicted from two steps of other runs, one that calibrates arithmetic (1 rank) and one that
-calibrates what carrying a byte costs (2 ranks).
+step, the mean over ranks: it is predicted from one step of each of three other runs, which calibrate what arithmetic, a carried
+byte and ZeRO-3's hooks cost.
 """
 
 import json
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from processes import start
+from scipy.optimize import nnls
 
 from compact_ds.config import load
 from compact_ds.launcher.plan import plan
 from compact_ds.launcher.plan_shape import shape
-from compact_ds.launcher.plan_time import Machine, step_flops
+from compact_ds.launcher.plan_time import Machine, host_calls, step_flops
 from compact_ds.launcher.plan_traffic import seconds
 from compact_ds.launcher.plan_workload import MicroBatch, Workload
 from compact_ds.student.load import load_tokenizer
@@ -40,7 +43,9 @@ RUNS = {
     ],
     3: [("A", 2, "", "c"), ("B", 3, "", ""), ("A", 3, "", "c")],
 }
-"""World size -> (shape, ZeRO stage, adapters, checkpointing); the first of 1 and of 2 ranks calibrate."""
+"""World size -> (shape, ZeRO stage, adapters, checkpointing)."""
+CALIBRATING = ((1, 0), (2, 0), (2, 4))
+"""(world size, number of the run): arithmetic, what carrying a byte costs, what ZeRO-3's hooks cost."""
 
 
 def overrides(folder, size, stage, lora, checkpointing):
@@ -67,14 +72,22 @@ def predicted(own, batches, world_size, machine):
 
 
 def calibrated(found, folder):
-    """A machine from the first run of one rank and the first of two."""
+    """A machine from three steps: seconds are linear in arithmetic, host calls and what is carried."""
     plain = Machine("cpu", 1.0, 16e9, 1.0, 1.0, 1.0, 0.0, efficiency=1.0, link_efficiency=1.0, per_node=10**6)
-    one, two = (predicted(overrides(folder, *RUNS[w][0]), found[w][0][0]["micro_batches"], w, plain) for w in (1, 2))
-    flops = step_flops(one.shape, one.work, False, False) / found[1][0][0]["processor_seconds"]
-    rest = sum(rank[0]["processor_seconds"] for rank in found[2]) / 2
-    rest -= step_flops(two.shape, two.work, False, False) / flops
-    rate = seconds(two.traffic, 2, 1.0) / max(rest, 1e-3)
-    return Machine("cpu", flops, 16e9, 1.0, rate, rate, 0.0, efficiency=1.0, link_efficiency=1.0, per_node=10**6)
+    parts, took = [], []
+    for world_size, number in CALIBRATING:
+        run = RUNS[world_size][number]
+        ranks_found = [rank[number] for rank in found[world_size]]
+        for one in ranks_found:
+            made = predicted(overrides(folder, *run), one["micro_batches"], world_size, plain)
+            checkpointing = made.config.student.gradient_checkpointing
+            flops = step_flops(made.shape, made.work, checkpointing, False)
+            calls = host_calls(made.shape, made.work, checkpointing, made.zero.stage)
+            parts.append([flops / 1e9, calls / 1e3, seconds(made.traffic, world_size, 1e6) if made.traffic else 0.0])
+            took.append(one["processor_seconds"])
+    (flop, call, byte), _ = nnls(np.array(parts), np.array(took))
+    rate = 1e6 / max(byte, 1e-6)
+    return replace(plain, flops=1e9 / flop, host_seconds=call / 1e3, inside=rate, outside=rate)
 
 
 def line(world_size, run, ranks_found, own, machine):
@@ -102,8 +115,10 @@ def measured(folder, world_size):
     """The figures of every run on so many ranks, by rank."""
     wanted = json.dumps([overrides(folder, *run) for run in RUNS[world_size]])
     out = folder / f"ranks{world_size}"
-    _, outputs = start([str(WORKER), str(out), "arithmetic", wanted], world_size, timeout=1500)
     files = [Path(f"{out}-{rank}.json") for rank in range(world_size)]
+    if all(file.exists() for file in files):
+        return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    _, outputs = start([str(WORKER), str(out), "arithmetic", wanted], world_size, timeout=1500)
     if not all(file.exists() for file in files):
         raise RuntimeError(outputs[0][-3000:])
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
@@ -119,14 +134,15 @@ def main(folder):
     worst = [0.0, 0.0, 0.0]
     for world_size, runs in RUNS.items():
         for number, run in enumerate(runs):
-            calibrates = number == 0 and world_size < 3
+            calibrates = (world_size, number) in CALIBRATING
             own = overrides(folder, *run)
             text, errors = line(world_size, run, [rank[number] for rank in found[world_size]], own, machine)
             print(text + (" calibrates" if calibrates else ""))
-            if not calibrates:
-                worst = [max(w, abs(e)) for w, e in zip(worst, errors, strict=True)]
-    print(f"\nworst of 12: memory {worst[0]:.1%}, bytes {worst[1]:.2%}, time {worst[2]:.0%}")
-    print(f"calibration: {machine.flops / 1e9:.2f} GFLOP/s a core, {machine.inside / 1e6:.0f} MB/s carried")
+            worst = [max(w, abs(e)) for w, e in zip(worst, errors, strict=True)]
+    print(f"\nworst: memory {worst[0]:.1%}, bytes {worst[1]:.2%}, time {worst[2]:.0%}")
+    print(
+        f"calibration: {machine.flops / 1e9:.2f} GFLOP/s, {machine.inside / 1e6:.0f} MB/s, {machine.host_seconds * 1e3:.2f} ms a hook"
+    )
 
 
 if __name__ == "__main__":

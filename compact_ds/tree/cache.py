@@ -24,6 +24,9 @@ from compact_ds.errors import DataError
 from compact_ds.tree.tokenise import RationaleTokens, Record, Tokeniser, tokenise
 
 _ROWS = 1024
+_READS_OF_A_MAP = 64
+"""A record lies in some ten places, each mapped with up to 64 KiB around it: tens of MB between renewals."""
+
 _INTS = pa.list_(pa.int32())
 _SCHEMA = pa.schema(
     {
@@ -80,10 +83,16 @@ def ensure(
 
 
 class RecordFile:
-    """The records of a cache file by index, read from the memory map."""
+    """The records of a cache file by index, read from the memory map.
+
+    Every page that is touched counts as this process's until it is unmapped, and the kernel maps its neighbours with it: the
+    map is renewed from time to time, so that resident memory does not grow towards the size of the file.
+    """
 
     def __init__(self, file: Path) -> None:
-        self._reader = pa.ipc.open_file(pa.memory_map(str(file)))
+        self._file = file
+        self._reader = self._open()
+        self._reads = 0
         facts = json.loads(self._reader.get_batch(self._reader.num_record_batches - 1).column("where")[0].as_py())
         self.teachers: tuple[str, ...] = tuple(facts["teachers"])
         self.num_examples: int = facts["num_examples"]
@@ -94,6 +103,9 @@ class RecordFile:
 
     def record(self, index: int) -> Record:
         """Record number `index`."""
+        self._reads += 1
+        if self._reads % _READS_OF_A_MAP == 0:
+            self._reader = self._open()
         batch, row = self._reader.get_batch(index // _ROWS), index % _ROWS
         ints = {name: _list(batch, name, row) for name in _SCHEMA.names[2:] if name != "answer_tokens"}
         ids = np.split(ints["ids"], np.cumsum(ints["length"]))[:-1]
@@ -112,9 +124,20 @@ class RecordFile:
         )
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """A whole column of the examples, still in the memory map."""
-        batches = [self._reader.get_batch(i).column(name) for i in range(self._reader.num_record_batches - 1)]
-        return pa.chunked_array(batches, type=_SCHEMA.field(name).type)
+        """A whole column of the examples, copied out of the map."""
+        # Arrow's allocator keeps what earlier columns gave back, hundreds of MB for a million examples.
+        pa.default_memory_pool().release_unused()
+        empty = pa.array([], type=_SCHEMA.field(name).type)
+        parts = []
+        for i in range(self._reader.num_record_batches - 1):
+            if i % _READS_OF_A_MAP == 0:
+                reader = self._open()
+            # Two arrays put together are a copy; one would stay in the map, and keep it.
+            parts.append(pa.concat_arrays([reader.get_batch(i).column(name), empty]))
+        return pa.chunked_array(parts, type=empty.type)
+
+    def _open(self) -> Any:
+        return pa.ipc.open_file(pa.memory_map(str(self._file)))
 
 
 def _write(

@@ -68,7 +68,7 @@ class TreeDataset:
 
     def flat(self, name: str) -> np.ndarray:
         """A column of labels with an entry for every rationale of the file, in its order."""
-        return np.asarray(self._records.column(name).combine_chunks().flatten().to_numpy())
+        return np.array(self._records.column(name).combine_chunks().flatten().to_numpy())
 
     def examples_with(self, rationales: np.ndarray) -> np.ndarray:
         """Indices of the examples that have one of these rationales (flags in file order) in a row, in order."""
