@@ -165,7 +165,7 @@ def groups(found: Sequence[Measured]) -> dict[str, list[Measured]]:
     """Cells that differ in their world size alone, by their settings, in order of ranks."""
     sorted_out: dict[str, list[Measured]] = {}
     for one in found:
-        name = ", ".join(f"{key}={value}" for key, value in one.cell.settings.items()) or "all"
+        name = ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in one.cell.settings.items()) or "all"
         sorted_out.setdefault(name, []).append(one)
     return {name: sorted(own, key=lambda one: one.cell.world_size) for name, own in sorted_out.items()}
 
