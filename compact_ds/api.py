@@ -15,10 +15,10 @@ from typing import Any, TypedDict, cast
 
 from compact_ds import config as configuration
 from compact_ds.callbacks import Callback
-from compact_ds.config import Config, DataConfig
 from compact_ds.data import readers
 from compact_ds.data.records import Example, Rationale
 from compact_ds.data.steps import cut
+from compact_ds.sections import Config, DataConfig
 
 Overrides = Mapping[str, Any]
 """Settings by dotted name, as on the command line: `{"optimizer.lr": 1e-3, "student.lora": {"r": 8}}`."""

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from compact_ds.config import METHODS, SOLVERS, Config, load
+from compact_ds.config import load
 from compact_ds.data.readers import read
 from compact_ds.errors import ConfigError, UserError, nearest
 from compact_ds.evaluation import comparison, comparison_picture, evidence_of_runs
@@ -28,6 +28,7 @@ from compact_ds.launcher.jobs import Job, Stopped, run_jobs
 from compact_ds.launcher.launch import check_world_size
 from compact_ds.launcher.ranks import num_cores
 from compact_ds.plugins import added
+from compact_ds.sections import METHODS, SOLVERS, Config
 
 FAILED = 1
 USUAL = ("compact", "consensus", "adaptability", "difficulty", "uniform", "best_of", "first", "single")

@@ -12,46 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from compact_ds.errors import ConfigError, nearest
-from compact_ds.sections import (
-    METHODS,
-    SOLVERS,
-    CompatibilityConfig,
-    Config,
-    DataConfig,
-    EngineConfig,
-    EvaluationConfig,
-    LoraConfig,
-    MixerConfig,
-    OptimizerConfig,
-    RetainConfig,
-    ScratchConfig,
-    StudentConfig,
-    TreeConfig,
-)
-
-__all__ = [
-    "METHODS",
-    "SHIPPED",
-    "SOLVERS",
-    "CompatibilityConfig",
-    "Config",
-    "DataConfig",
-    "EngineConfig",
-    "EvaluationConfig",
-    "LoraConfig",
-    "MixerConfig",
-    "OptimizerConfig",
-    "RetainConfig",
-    "ScratchConfig",
-    "StudentConfig",
-    "TreeConfig",
-    "deepspeed_file",
-    "find",
-    "load",
-    "override_key",
-    "resolve",
-    "save",
-]
+from compact_ds.sections import Config
 
 SHIPPED = Path(__file__).resolve().parent / "configs"
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from compact_ds.config import DataConfig, StudentConfig
 from compact_ds.data.readers import read
 from compact_ds.engine.ranks import Ranks, ranks_or_alone
 from compact_ds.errors import UserError
@@ -24,6 +23,7 @@ from compact_ds.evaluation.options import Scored, score_options
 from compact_ds.evaluation.perplexity import perplexity, text_losses, texts_of
 from compact_ds.evaluation.retention import option_figures
 from compact_ds.evaluation.statistics import interval
+from compact_ds.sections import DataConfig, StudentConfig
 from compact_ds.student.load import from_pretrained, load_tokenizer, locate
 from compact_ds.tree.tokenise import Tokeniser
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from compact_ds.config import Config
 from compact_ds.engine.start import given_settings
 from compact_ds.errors import ConfigError
 from compact_ds.mixer.gradient_mode import Reference
 from compact_ds.reference_sets import ReferenceSet
+from compact_ds.sections import Config
 from compact_ds.training_set import TrainingSet
 
 MAY_CHANGE = (

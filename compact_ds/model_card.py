@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from compact_ds import __version__
-from compact_ds.config import Config
 from compact_ds.data.readers import held_out
+from compact_ds.sections import Config
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _MARKUP = re.compile(r"([\\`*_\[\]|$~#])")

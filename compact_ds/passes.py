@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from compact_ds.compatibility.weights import uniform_weights
-from compact_ds.config import Config
 from compact_ds.engine.ranks import Ranks
 from compact_ds.engine.start import Engine
 from compact_ds.mixer.gradient_mode import local_gram
 from compact_ds.mixer.loss_mode import weighted_loss
 from compact_ds.mixer.surgery import Floats
 from compact_ds.phases import phase
+from compact_ds.sections import Config
 from compact_ds.step_batches import Alone
 from compact_ds.student.measure import measure
 from compact_ds.tree.batch import Batch

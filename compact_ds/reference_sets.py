@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from compact_ds.config import Config, RetainConfig
 from compact_ds.engine.ranks import Ranks
 from compact_ds.errors import ConfigError, DataError
 from compact_ds.mixer.gradient_mode import Reference
+from compact_ds.sections import Config, RetainConfig
 from compact_ds.step_batches import StepBatches
 from compact_ds.training_set import TrainingSet, held_out_examples
 from compact_ds.tree.tokenise import UNKNOWN, RationaleTokens, Record, Tokeniser, tokenise

@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from compact_ds.config import Config
 from compact_ds.engine.allocator import peak_memory
 from compact_ds.metrics import EVALUATIONS, METRICS, read
+from compact_ds.sections import Config
 
 SUMMARY = "summary.json"
 

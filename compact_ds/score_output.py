@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from compact_ds.compatibility.running import METRICS
-from compact_ds.config import Config
 from compact_ds.data.readers import read
 from compact_ds.errors import UserError
+from compact_ds.sections import Config
 
 
 def check_ending(output: Path | None) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 from compact_ds.baselines import rank_surprisal_ratio
 from compact_ds.compatibility.metrics import metrics
 from compact_ds.compatibility.running import RunningScales
-from compact_ds.config import Config
 from compact_ds.engine.ranks import Ranks
 from compact_ds.engine.start import Engine
 from compact_ds.errors import DataError, UserError
@@ -26,6 +25,7 @@ from compact_ds.mixing import Mixed, Mixing
 from compact_ds.passes import Passes, Weighed
 from compact_ds.phases import phase
 from compact_ds.reference_sets import ReferenceSet
+from compact_ds.sections import Config
 from compact_ds.step_batches import StepBatches
 from compact_ds.student.measure import Measurement, measure
 from compact_ds.training_set import TrainingSet

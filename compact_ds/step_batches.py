@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compact_ds.config import TreeConfig
 from compact_ds.engine.ranks import Ranks
 from compact_ds.phases import phase
+from compact_ds.sections import TreeConfig
 from compact_ds.tree.batch import Batch, assemble
 from compact_ds.tree.build import Piece, plan_pieces
 from compact_ds.tree.plan import MicroBatch, split_into_micro_batches, split_over_ranks

@@ -20,7 +20,6 @@ from compact_ds import callbacks as hooks
 from compact_ds import config as configuration
 from compact_ds import model_card
 from compact_ds.branches import Branches
-from compact_ds.config import Config
 from compact_ds.engine import random_state
 from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.engine.shards import full_state
@@ -36,6 +35,7 @@ from compact_ds.mixer.gradient_mode import Reference, groups_of
 from compact_ds.reference_sets import ReferenceSet, reference_sets
 from compact_ds.run_checkpoints import RunCheckpoints
 from compact_ds.run_summary import write_summary
+from compact_ds.sections import Config
 from compact_ds.step import Step, StepResult
 from compact_ds.stop_requests import StopRequests
 from compact_ds.student import export

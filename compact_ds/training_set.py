@@ -14,12 +14,12 @@ from pathlib import Path
 
 from compact_ds.compatibility.consensus import consensus, reliability
 from compact_ds.compatibility.copies import as_voices, copies
-from compact_ds.config import Config
 from compact_ds.data.readers import held_out, read
 from compact_ds.data.records import Example
 from compact_ds.engine.ranks import Ranks
 from compact_ds.errors import DataError
 from compact_ds.methods import Labels, check, method
+from compact_ds.sections import Config
 from compact_ds.step_batches import StepBatches, assemble_plan
 from compact_ds.tree.batch import Batch
 from compact_ds.tree.build import plan_pieces

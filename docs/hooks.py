@@ -62,7 +62,7 @@ def navigation() -> list[dict[str, list[str]]]:
 
 def configuration_page() -> str:
     """Every setting: key, type, default, bounds, meaning."""
-    from compact_ds.config import Config
+    from compact_ds.sections import Config
 
     lines = [
         "# Configuration",

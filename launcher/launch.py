@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compact_ds.config import Config, load
+from compact_ds.config import load
 from compact_ds.errors import ERROR_PREFIX, ConfigError, UserError
 from compact_ds.launcher import end, heartbeat, nodes, ranks, slurm
 from compact_ds.launcher.commands import Command, Task
 from compact_ds.launcher.devices import local_devices
 from compact_ds.launcher.nodes import Cluster
 from compact_ds.launcher.supervise import Ask, Outcome, ask_children, supervise
+from compact_ds.sections import Config
 
 ABORTED = 250
 """SIGABRT (6) as DeepSpeed's launcher reports it: 256 - 6."""

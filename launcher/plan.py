@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from compact_ds import config as configuration
-from compact_ds.config import Config
 from compact_ds.errors import UserError
 from compact_ds.launcher.plan_activations import activations
 from compact_ds.launcher.plan_memory import Memory, ZeroSettings, memory, zero_settings
@@ -20,6 +19,7 @@ from compact_ds.launcher.plan_shape import Shape
 from compact_ds.launcher.plan_time import Machine, host_calls, latency, link, step_flops
 from compact_ds.launcher.plan_traffic import seconds, traffic
 from compact_ds.launcher.plan_workload import Lengths, Workload, workload
+from compact_ds.sections import Config
 
 USABLE = 0.95
 """Share of an accelerator's memory that a plan may fill: assumed."""

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compact_ds.config import Config, deepspeed_file
+from compact_ds.config import deepspeed_file
 from compact_ds.errors import ConfigError
 from compact_ds.launcher.plan_activations import activations
 from compact_ds.launcher.plan_shape import Shape
 from compact_ds.launcher.plan_workload import Workload
+from compact_ds.sections import Config
 
 FRAGMENTATION = 0.08
 """Share of what comes and goes that the caching allocator of a GPU cannot hand out again: assumed."""

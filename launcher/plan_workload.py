@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from compact_ds.config import Config
 from compact_ds.errors import ConfigError
+from compact_ds.sections import Config
 
 
 @dataclass(frozen=True, slots=True)

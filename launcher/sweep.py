@@ -28,10 +28,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
-from compact_ds.config import Config, load
+from compact_ds.config import load
 from compact_ds.errors import ConfigError, nearest
 from compact_ds.launcher.jobs import Job, run_jobs
 from compact_ds.launcher.launch import check_world_size
+from compact_ds.sections import Config
 
 WARM_UP = 2
 """Steps of a cell that are not timed: buffers are made, parameters' order is recorded."""

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from misbehaving_server import MisbehavingServer
 
-from compact_ds.config import DataConfig
 from compact_ds.data.generate import Options
+from compact_ds.sections import DataConfig
 
 SECRET = "sk-test-0123456789abcdef"
 FAULTS = ("429", "500", "503", "slow", "truncated", "cut", "dropped")

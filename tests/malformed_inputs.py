@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from compact_ds.config import Config
 from compact_ds.engine import manifest
 from compact_ds.engine.manifest import FileFacts, Manifest
+from compact_ds.sections import Config
 
 BROKEN_YAML = [
     "run_dir: [x", "a: b: c", "\t- x", "run_dir: 'x", "- a\n- b", "just words", "{", "? :", "!!python/object:os.system x",

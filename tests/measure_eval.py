@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from compact_ds.config import DataConfig, StudentConfig
 from compact_ds.data.answers import through_answer
 from compact_ds.data.readers import read
 from compact_ds.data.records import Example
 from compact_ds.evaluation.decoding import Decoding
 from compact_ds.evaluation.generation import generate
+from compact_ds.sections import DataConfig, StudentConfig
 from compact_ds.student.load import from_pretrained, load_tokenizer, locate
 from compact_ds.tree.tokenise import Tokeniser
 

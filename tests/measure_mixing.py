@@ -20,9 +20,9 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from compact_ds.config import DataConfig
 from compact_ds.data.readers import read
 from compact_ds.metrics import read as read_rows
+from compact_ds.sections import DataConfig
 
 CONFLICT = ["method=uniform", "data.teachers=[ada,ben]", "mixer.diagnose_every=5", "mixer.probe_questions=24"]
 LEARN = ["method=uniform", "max_steps=300", "mixer.diagnose_every=0"]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from compact_ds.config import DataConfig
 from compact_ds.data.readers import read
+from compact_ds.sections import DataConfig
 
 SUMS = {
     "A + 0.3 C": (0.3, 1.0, 0.0),

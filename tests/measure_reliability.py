@@ -16,8 +16,8 @@ import numpy as np
 from measure_ranking import auc, wins
 
 from compact_ds.compatibility.consensus import _answer_nodes, consensus, reliability
-from compact_ds.config import DataConfig
 from compact_ds.data.readers import read
+from compact_ds.sections import DataConfig
 
 ROUNDS = 500
 Answers = Sequence[tuple[str, str | None]]

@@ -11,12 +11,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from compact_ds.cli import main
-from compact_ds.config import DataConfig, StudentConfig
 from compact_ds.data.readers import read
 from compact_ds.data.records import Example, Rationale
 from compact_ds.evaluation.analysis import _named, teachers
 from compact_ds.evaluation.latent_space import SAMPLED, states_of
 from compact_ds.evaluation.prompts import prompts_of
+from compact_ds.sections import DataConfig, StudentConfig
 from compact_ds.student.load import load_tokenizer
 from compact_ds.tree.tokenise import Tokeniser
 

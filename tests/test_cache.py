@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from compact_ds.config import StudentConfig, TreeConfig
 from compact_ds.data.records import Example, Rationale
 from compact_ds.errors import DataError
+from compact_ds.sections import StudentConfig, TreeConfig
 from compact_ds.student.load import load_tokenizer
 from compact_ds.tree import cache
 from compact_ds.tree.build import plan_pieces

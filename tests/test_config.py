@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from compact_ds.config import Config, load, save
+from compact_ds.config import load, save
 from compact_ds.errors import ConfigError
-from compact_ds.sections import METHODS, Section
+from compact_ds.sections import METHODS, Config, Section
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from compact_ds.config import StudentConfig
 from compact_ds.evaluation.decoding import Decoding, decode
+from compact_ds.sections import StudentConfig
 from compact_ds.student.load import load_tokenizer
 
 TOKENIZER = load_tokenizer(StudentConfig(model="scratch", tokenizer="task:arithmetic"))

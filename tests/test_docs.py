@@ -15,8 +15,8 @@ from types import ModuleType
 import pytest
 
 from compact_ds import cli
-from compact_ds.config import Config
 from compact_ds.launcher.arguments import take_late_overrides
+from compact_ds.sections import Config
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

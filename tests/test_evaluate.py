@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from compact_ds.cli import main
-from compact_ds.config import StudentConfig
+from compact_ds.sections import StudentConfig
 from compact_ds.student.load import load_tokenizer
 
 ROOT = Path(__file__).parents[1]

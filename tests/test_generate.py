@@ -18,11 +18,11 @@ from generate_job import FAULTS, Job, journal, rows, texts, words, write_job
 from misbehaving_server import MisbehavingServer, share_of, text_of
 
 from compact_ds import cli
-from compact_ds.config import DataConfig
 from compact_ds.data.generate import Options, plan, run
 from compact_ds.data.generate_journal import Key
 from compact_ds.data.readers import read
 from compact_ds.errors import UserError
+from compact_ds.sections import DataConfig
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from compact_ds.config import DataConfig, StudentConfig
 from compact_ds.data.arithmetic import examples
 from compact_ds.data.records import Example
 from compact_ds.errors import DataError
 from compact_ds.evaluation import generation
 from compact_ds.evaluation.decoding import Decoding
 from compact_ds.evaluation.generation import answer_losses, evaluate, generate, losses_after_steps, summary, write_rows
+from compact_ds.sections import DataConfig, StudentConfig
 from compact_ds.student.load import load_tokenizer
 from compact_ds.tree.tokenise import Tokeniser
 

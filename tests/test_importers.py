@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from compact_ds.config import DataConfig
 from compact_ds.data.importers import Settings, Source, run
 from compact_ds.data.readers import read
 from compact_ds.data.tables import rows
 from compact_ds.errors import DataError, UserError
+from compact_ds.sections import DataConfig
 
 FLAT = [
     {"question": "What is 1 + 1 ?", "answer": "2", "model": "ada", "response": "1 + 1 = 2\nThe answer is 2"},

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from compact_ds.config import MixerConfig
 from compact_ds.errors import ConfigError
 from compact_ds.mixer.diagnostics import diagnose
 from compact_ds.mixer.gradient_mode import Wanted, combine, decide, groups_of, local_gram, wanted
+from compact_ds.sections import MixerConfig
 
 TEACHERS = ("ada", "ben", "cleo")
 GUARD = {"train": "somewhere.jsonl", "guard": True, "margin": 0.0}

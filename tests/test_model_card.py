@@ -11,7 +11,8 @@ from markdown_it import MarkdownIt
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from compact_ds import model_card
-from compact_ds.config import StudentConfig, load
+from compact_ds.config import load
+from compact_ds.sections import StudentConfig
 from compact_ds.student.load import load_tokenizer
 
 EVIL = "a|b <script>alert(1)</script> [x](javascript:y) `c` *d*\n# e"

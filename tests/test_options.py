@@ -8,19 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from tiny_student import TOKENISER, tiny_student
 
-from compact_ds.config import DataConfig, StudentConfig
 from compact_ds.data.readers import read
 from compact_ds.data.records import Example
 from compact_ds.errors import DataError
 from compact_ds.evaluation.options import checked_options, options_of, score_options
-from compact_ds.student.load import load_tokenizer
-from compact_ds.tree.tokenise import Tokeniser
+from compact_ds.sections import DataConfig
 
-TOKENISER = Tokeniser(
-    load_tokenizer(StudentConfig(model="scratch", tokenizer="task:arithmetic")), DataConfig(train="task:arithmetic").cue
-)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -48,13 +43,7 @@ def test_a_question_without_options_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def lm() -> Any:
-    torch.manual_seed(2)
-    config = AutoConfig.for_model(
-        "llama", vocab_size=len(TOKENISER.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.5, bos_token_id=None, eos_token_id=None,
-        pad_token_id=None,
-    )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config).double().eval()
+    return tiny_student()
 
 
 # The words of the built-in task are the only ones that its tokenizer knows.

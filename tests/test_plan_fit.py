@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compact_ds.cli import main
-from compact_ds.config import Config, load
+from compact_ds.config import load
 from compact_ds.errors import ConfigError, UserError
 from compact_ds.launcher.plan import USABLE, fit, largest_rows, over_world_sizes, plan, write_config
 from compact_ds.launcher.plan_memory import zero_settings
@@ -16,6 +16,7 @@ from compact_ds.launcher.plan_shape import Shape, shape
 from compact_ds.launcher.plan_time import flops, machine
 from compact_ds.launcher.plan_traffic import traffic
 from compact_ds.launcher.plan_workload import Lengths, MicroBatch, workload
+from compact_ds.sections import Config
 
 BIG = [
     "student.model=Llama-3.1-8B", "student.scratch=null", "engine.precision=bf16", "data.batch_size=256", "tree.row_tokens=2048",

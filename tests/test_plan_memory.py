@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from compact_ds.config import Config, load
+from compact_ds.config import load
 from compact_ds.engine.ranks import Ranks
 from compact_ds.launcher.plan_activations import activations
 from compact_ds.launcher.plan_memory import memory
 from compact_ds.launcher.plan_shape import shape
 from compact_ds.launcher.plan_workload import MicroBatch, Workload
+from compact_ds.sections import Config
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student
 from compact_ds.training_set import TrainingSet

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from compact_ds.config import DataConfig
 from compact_ds.data.readers import held_out, read
 from compact_ds.data.records import Example, Rationale
 from compact_ds.errors import ConfigError, DataError, UserError
+from compact_ds.sections import DataConfig
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -9,31 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from tiny_student import TOKENISER, tiny_student
 
-from compact_ds.config import DataConfig, StudentConfig
 from compact_ds.errors import ConfigError, DataError
 from compact_ds.evaluation import perplexity as module
 from compact_ds.evaluation.perplexity import perplexity, text_losses, texts_of
 from compact_ds.evaluation.retention import drops, measure_retention, retention_sets
-from compact_ds.student.load import load_tokenizer
-from compact_ds.tree.tokenise import Tokeniser
 
-TOKENISER = Tokeniser(
-    load_tokenizer(StudentConfig(model="scratch", tokenizer="task:arithmetic")), DataConfig(train="task:arithmetic").cue
-)
 TEXTS = ("4 plus 2 makes 6 . The answer is 6 . 1", "7 max 3 € 7", "8")
 
 
 @pytest.fixture(scope="module")
 def lm() -> Any:
-    torch.manual_seed(2)
-    config = AutoConfig.for_model(
-        "llama", vocab_size=len(TOKENISER.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.5, bos_token_id=None, eos_token_id=None,
-        pad_token_id=None,
-    )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config).double().eval()
+    return tiny_student()
 
 
 def test_losses_are_those_of_transformers_in_every_window(lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:

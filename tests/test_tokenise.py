@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from compact_ds.config import DataConfig, StudentConfig
 from compact_ds.data.arithmetic import examples
 from compact_ds.data.records import Example, Rationale
 from compact_ds.data.steps import cut
 from compact_ds.errors import DataError
+from compact_ds.sections import DataConfig, StudentConfig
 from compact_ds.student.load import load_tokenizer
 from compact_ds.tree.tokenise import UNKNOWN, Tokeniser, tokenise
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from compact_ds.config import DataConfig
 from compact_ds.data.readers import read
 from compact_ds.data.verify import SECONDS, verdict, verify
+from compact_ds.sections import DataConfig
 
 pytest.importorskip("math_verify")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compact_ds.compatibility.running import RunningScales
 from compact_ds.compatibility.weights import uniform_weights, weights
-from compact_ds.config import CompatibilityConfig
+from compact_ds.sections import CompatibilityConfig
 
 NUMBERS = st.floats(-5, 5, width=32)
 # One rationale: its teacher and C, A, D.

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from compact_ds.config import DataConfig
 from compact_ds.data.readers import read
+from compact_ds.sections import DataConfig
 
 # Indices into the three rationales of a question; the second list has one teacher answering twice.
 PATTERNS = ((0, 1, 2), (0, 1, 2, 2), (1,), (0, 2), (2, 0, 1, 1, 0), (1, 2))

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from compact_ds.compatibility.metrics import metrics
 from compact_ds.compatibility.running import RunningScales
-from compact_ds.config import Config
 from compact_ds.engine.start import learning_rate
 from compact_ds.evidence import Evidence
 from compact_ds.methods import method
+from compact_ds.sections import Config
 from compact_ds.student import head
 from compact_ds.tree.build import probed_steps
 from compact_ds.tree.tokenise import Ints, Record

@@ -23,12 +23,12 @@ from compact_ds.bench.report import bar_chart, print_tables, write
 from compact_ds.bench.rows import Rows
 from compact_ds.bench.trees import Contender, Trees
 from compact_ds.bench.trl_peer import SETTINGS, Trl, fastest
-from compact_ds.config import Config
 from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.errors import UserError, nearest
 from compact_ds.kernels.bench_measure import PeakMemory, environment, matrix_rate
 from compact_ds.kernels.bench_plot import require_matplotlib
 from compact_ds.phases import measured
+from compact_ds.sections import Config
 from compact_ds.student.load import DTYPES, load_lm, load_tokenizer
 from compact_ds.tree.tokenise import Tokeniser
 

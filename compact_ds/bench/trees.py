@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from compact_ds.config import Config
 from compact_ds.engine.ranks import Ranks
 from compact_ds.engine.start import Engine, learning_rate
 from compact_ds.metrics import RunLog
 from compact_ds.phases import phase
+from compact_ds.sections import Config
 from compact_ds.step import Step
 from compact_ds.student.measure import Student
 from compact_ds.training_set import TrainingSet

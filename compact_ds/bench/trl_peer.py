@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from compact_ds.config import Config
 from compact_ds.errors import UserError
+from compact_ds.sections import Config
 from compact_ds.tree.tokenise import Record
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -12,6 +12,11 @@ from compact_ds.launcher.arguments import add_override_arguments, add_run_argume
 
 def add_cluster(commands: Any) -> None:
     """Declare `launch` and `doctor`."""
+    _add_launch(commands)
+    _add_doctor(commands)
+
+
+def _add_launch(commands: Any) -> None:
     launch = commands.add_parser(
         "launch",
         help="train with several ranks, on this machine or on many",
@@ -57,6 +62,8 @@ def add_cluster(commands: Any) -> None:
     )
     launch.set_defaults(run=_launch)
 
+
+def _add_doctor(commands: Any) -> None:
     doctor = commands.add_parser("doctor", help="check nodes, network, folders and versions before a long run")
     doctor.add_argument("config", nargs="?", metavar="CONFIG", help="the run that is meant")
     add_override_arguments(doctor)

@@ -118,9 +118,9 @@ def _positive(text: str) -> int:
 
 
 def _stats(arguments: argparse.Namespace) -> int:
-    from compact_ds.config import DataConfig
     from compact_ds.data.readers import read
     from compact_ds.data.stats import stats, table
+    from compact_ds.sections import DataConfig
 
     data = DataConfig(train=arguments.source, split=arguments.split, max_steps=None)
     figures = stats(read(data.train, data, seed=0)) | _trust(data) | _overlaps(data, arguments.against)
@@ -154,9 +154,9 @@ def _overlaps(data: Any, tests: list[str]) -> dict[str, Any]:
 def _graph(arguments: argparse.Namespace) -> int:
     from compact_ds.compatibility.consensus import explain
     from compact_ds.compatibility.graph_picture import draw
-    from compact_ds.config import DataConfig
     from compact_ds.data.readers import read
     from compact_ds.errors import UserError
+    from compact_ds.sections import DataConfig
 
     data = DataConfig(train=arguments.source, split=arguments.split)
     example = next((example for example in read(data.train, data, 0) if example.id == arguments.id), None)
@@ -169,9 +169,9 @@ def _graph(arguments: argparse.Namespace) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from compact_ds.config import DataConfig
     from compact_ds.data import generate
     from compact_ds.data.generate_output import table
+    from compact_ds.sections import DataConfig
 
     fields, limit = dict(arguments.field), arguments.limit
     data = DataConfig(train=arguments.source, split=arguments.split, fields=fields, limit=limit)
@@ -232,9 +232,9 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from compact_ds.config import DataConfig
     from compact_ds.data.readers import read
     from compact_ds.data.verify import verify
+    from compact_ds.sections import DataConfig
 
     data = DataConfig(train=arguments.source, split=arguments.split, max_steps=None)
     found = verify(read(data.train, data, seed=0), arguments.output, arguments.jobs, arguments.explain, None)

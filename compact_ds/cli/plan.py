@@ -11,8 +11,8 @@ from compact_ds.cli.arguments import add_json
 from compact_ds.launcher.arguments import add_config_arguments
 
 if TYPE_CHECKING:
-    from compact_ds.config import Config
     from compact_ds.launcher.plan_workload import Lengths
+    from compact_ds.sections import Config
 
 
 def add_plan(commands: Any) -> None:

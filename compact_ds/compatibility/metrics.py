@@ -12,7 +12,7 @@ from torch import Tensor
 from compact_ds.compatibility.adaptability import adaptability
 from compact_ds.compatibility.difficulty import difficulty
 from compact_ds.compatibility.running import RunningScales
-from compact_ds.config import CompatibilityConfig
+from compact_ds.sections import CompatibilityConfig
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compact_ds.compatibility.running import RunningScales
 from compact_ds.compatibility.segments import maxima, sums
-from compact_ds.config import CompatibilityConfig
+from compact_ds.sections import CompatibilityConfig
 
 
 @torch.no_grad()

@@ -17,13 +17,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from compact_ds.config import DataConfig
 from compact_ds.data.generate_calls import Endpoint, Failure
 from compact_ds.data.generate_journal import Entry, Journal, Key
 from compact_ds.data.generate_output import Files, Written, estimate, price, write_failures, write_rationales
 from compact_ds.data.generate_settings import Call, Question, Teacher, load_teachers
 from compact_ds.data.readers import read
 from compact_ds.errors import ConfigError, UserError
+from compact_ds.sections import DataConfig
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from compact_ds.config import DataConfig
 from compact_ds.data import arithmetic
 from compact_ds.data.mislead import mislead
 from compact_ds.data.records import Example
@@ -22,6 +21,7 @@ from compact_ds.data.schema import FieldMap
 from compact_ds.data.seen import Seen
 from compact_ds.data.steps import thinned
 from compact_ds.errors import ConfigError, DataError, nearest
+from compact_ds.sections import DataConfig
 
 _TASK = "task:"
 _HELD_OUT = ":eval"

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compact_ds.config import Config, OptimizerConfig, deepspeed_file
+from compact_ds.config import deepspeed_file
 from compact_ds.engine.frozen import frozen_hashes
 from compact_ds.engine.gradient_shards import gradient_shards
 from compact_ds.engine.ranks import Ranks
 from compact_ds.engine.traffic import Traffic
 from compact_ds.engine.trained_state import TrainedState
 from compact_ds.errors import ConfigError
+from compact_ds.sections import Config, OptimizerConfig
 
 _OURS = {
     "train_batch_size": "data.batch_size",

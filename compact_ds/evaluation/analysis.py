@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from compact_ds.config import DataConfig, StudentConfig
 from compact_ds.data.readers import read
 from compact_ds.errors import UserError
 from compact_ds.evaluation import latent_picture, pooled, weight_space
 from compact_ds.evaluation.latent_space import States, number_of_layers, states_of
 from compact_ds.evaluation.moments import PairMoments
 from compact_ds.evaluation.prompts import prompts_of
+from compact_ds.sections import DataConfig, StudentConfig
 from compact_ds.student.load import DTYPES, from_pretrained, load_tokenizer, locate
 from compact_ds.tree.tokenise import Tokeniser
 

@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from compact_ds.config import EvaluationConfig
 from compact_ds.data.answers import final_answer, same_answer
 from compact_ds.data.records import Example, Rationale
 from compact_ds.errors import DataError
 from compact_ds.evaluation.decoding import Decoding, decode, pad_left
 from compact_ds.evaluation.samples import majority
+from compact_ds.sections import EvaluationConfig
 from compact_ds.tree.tokenise import Tokeniser
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from compact_ds.config import StudentConfig
 from compact_ds.errors import UserError, nearest
+from compact_ds.sections import StudentConfig
 from compact_ds.student.load import from_pretrained, load_tokenizer, locate
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compact_ds.config import DataConfig
 from compact_ds.data.readers import read
 from compact_ds.data.records import Example
 from compact_ds.errors import ConfigError
 from compact_ds.evaluation.options import checked_options, score_options
 from compact_ds.evaluation.perplexity import perplexity, text_losses, texts_of
+from compact_ds.sections import DataConfig
 from compact_ds.tree.tokenise import Tokeniser
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compact_ds.config import MixerConfig
 from compact_ds.errors import ConfigError, nearest
 from compact_ds.mixer.surgery import Floats, coefficients, project_away
+from compact_ds.sections import MixerConfig
 
 Reference = Literal["answer", "retention"]
 _BLOCK = 1 << 20

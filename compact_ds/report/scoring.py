@@ -12,13 +12,13 @@ from itertools import islice
 from pathlib import Path
 
 from compact_ds import config as configuration
-from compact_ds.config import Config
 from compact_ds.data.answers import final_answer, same_answer
 from compact_ds.data.readers import held_out, read
 from compact_ds.data.records import Example
 from compact_ds.errors import UserError
 from compact_ds.report.run_folder import Row, Run
 from compact_ds.score_output import read_rows
+from compact_ds.sections import Config
 
 _DATA_SEED = 0
 

@@ -14,7 +14,7 @@ from accelerate import init_empty_weights
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from compact_ds.config import StudentConfig
+from compact_ds.sections import StudentConfig
 from compact_ds.student.load import with_adapters
 
 

@@ -14,9 +14,9 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from compact_ds.config import Config, StudentConfig
 from compact_ds.data.arithmetic import vocabulary
 from compact_ds.errors import ConfigError
+from compact_ds.sections import Config, StudentConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from compact_ds.config import TreeConfig
 from compact_ds.errors import DataError
+from compact_ds.sections import TreeConfig
 from compact_ds.tree.cache import RecordFile
 from compact_ds.tree.tokenise import Record
 

@@ -6,12 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from compact_ds.config import Config, find, load
+from compact_ds.config import find, load
 from compact_ds.errors import UserError
 from compact_ds.launcher import nodes
 from compact_ds.launcher.doctor.checks import Finding, Wanted, examine
 from compact_ds.launcher.doctor.visit import all_reduce, visit
 from compact_ds.launcher.nodes import Cluster
+from compact_ds.sections import Config
 
 BYTES_PER_PARAMETER = 12
 """fp32 weights and both moments."""
