@@ -1,9 +1,9 @@
 """Plan against measurement: memory, bytes and step time of 14 configurations on 1 to 3 ranks, as a table in Markdown.
 
-`python tests/measure_plan.py [FOLDER]`; some minutes. What a folder holds is not measured again. Memory is the peak of a step by PyTorch's record of its CPU allocator (see
-`memory_of_steps`), of the rank that needs most; bytes are those of `engine.traffic`. Time is a rank's processor time in one
-step, the mean over ranks: it is predicted from one step of each of three other runs, which calibrate what arithmetic, a carried
-byte and ZeRO-3's hooks cost.
+`python tests/measure_plan.py [FOLDER]`; some minutes. What a folder holds is not measured again. Memory is the peak
+of a step by PyTorch's record of its CPU allocator (see `memory_of_steps`), of the rank that needs most; bytes are
+those of `engine.traffic`. Time is a rank's processor time in one step, the mean over ranks: it is predicted from one
+step of each of three other runs, which calibrate what arithmetic, a carried byte and ZeRO-3's hooks cost.
 """
 
 import json
@@ -141,7 +141,8 @@ def main(folder):
             worst = [max(w, abs(e)) for w, e in zip(worst, errors, strict=True)]
     print(f"\nworst: memory {worst[0]:.1%}, bytes {worst[1]:.2%}, time {worst[2]:.0%}")
     print(
-        f"calibration: {machine.flops / 1e9:.2f} GFLOP/s, {machine.inside / 1e6:.0f} MB/s, {machine.host_seconds * 1e3:.2f} ms a hook"
+        f"calibration: {machine.flops / 1e9:.2f} GFLOP/s, {machine.inside / 1e6:.0f} MB/s, "
+        f"{machine.host_seconds * 1e3:.2f} ms a hook"
     )
 
 
