@@ -17,9 +17,13 @@ from compact_ds.phases import PHASES, measured
 
 Seconds = dict[str, list[float]]
 
+WARM_UP = 2
+"""Laps that count for nothing. ZeRO-3 records its trace in the first step; in the second it works out, once for every module,
+what to keep for its next use, in time that grows with the square of their number: half a minute for SmolLM2 with adapters."""
+
 
 class Laps:
-    """The first lap warms up and counts for nothing."""
+    """The first `WARM_UP` laps count for nothing."""
 
     def __init__(self, ours: Trees, others: Sequence[Contender]) -> None:
         self._ours, self._everyone = ours, [ours, *others]
@@ -41,27 +45,27 @@ class Laps:
             if one is self._ours:
                 self._phases.append(clock.seconds)
         done = ", ".join(f"{name} {own[-1]:.1f} ({self._cpu[name][-1]:.1f})" for name, own in self._wall.items())
-        sys.stderr.write(f"lap {lap}{' (to warm up)' if lap == 0 else ''}, seconds (of CPU): {done}\n")
+        sys.stderr.write(f"lap {lap}{' (to warm up)' if lap < WARM_UP else ''}, seconds (of CPU): {done}\n")
 
     def figures(self) -> dict[str, Any]:
         """Medians over the laps so far."""
         return {
-            "laps": len(self._phases) - 1,
+            "laps": len(self._phases) - WARM_UP,
             "contenders": [self._row(one) for one in self._everyone],
-            "phases": _shares(self._phases[1:], self._wall[self._ours.name][1:]),
+            "phases": _shares(self._phases[WARM_UP:], self._wall[self._ours.name][WARM_UP:]),
         }
 
     def _row(self, one: Contender) -> dict[str, Any]:
         """`ours` is our time as a share of the contender's, lap by lap."""
         wall, cpu = self._ratios(self._wall, one.name), self._ratios(self._cpu, one.name)
-        seconds = statistics.median(self._wall[one.name][1:])
+        seconds = statistics.median(self._wall[one.name][WARM_UP:])
         return {
             "name": one.name,
             "setting": one.setting,
             "seconds": seconds,
-            "cpu_seconds": statistics.median(self._cpu[one.name][1:]),
-            "seconds_of_laps": self._wall[one.name][1:],
-            "cpu_seconds_of_laps": self._cpu[one.name][1:],
+            "cpu_seconds": statistics.median(self._cpu[one.name][WARM_UP:]),
+            "seconds_of_laps": self._wall[one.name][WARM_UP:],
+            "cpu_seconds_of_laps": self._cpu[one.name][WARM_UP:],
             "ours": statistics.median(wall),
             "ours_range": [min(wall), max(wall)],
             "ours_cpu": statistics.median(cpu),
@@ -74,7 +78,9 @@ class Laps:
         }
 
     def _ratios(self, seconds: Seconds, name: str) -> list[float]:
-        return [mine / its for mine, its in zip(seconds[self._ours.name][1:], seconds[name][1:], strict=True)]
+        return [
+            mine / its for mine, its in zip(seconds[self._ours.name][WARM_UP:], seconds[name][WARM_UP:], strict=True)
+        ]
 
 
 def _shares(phases: list[dict[str, float]], seconds: list[float]) -> dict[str, dict[str, float]]:

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from compact_ds import config as configuration
-from compact_ds.bench.laps import Laps
+from compact_ds.bench.laps import WARM_UP, Laps
 from compact_ds.bench.report import bar_chart, print_tables, write
 from compact_ds.bench.rows import Rows
 from compact_ds.bench.trees import Contender, Trees
@@ -98,10 +98,10 @@ def _measure(
         "questions": config.data.batch_size,
         "peak_tflops": options.peak_tflops or matrix_rate(device, DTYPES[config.engine.precision]) / 1e12,
     }
-    for lap in range(1 + options.repeats):
+    for lap in range(WARM_UP + options.repeats):
         laps.run(lap)
-        if lap:
-            if options.peak_tflops is None and lap == options.repeats:
+        if lap >= WARM_UP:
+            if options.peak_tflops is None and lap == WARM_UP + options.repeats - 1:
                 # A busy machine's best is the roof.
                 found["peak_tflops"] = max(
                     found["peak_tflops"], matrix_rate(device, DTYPES[config.engine.precision]) / 1e12
