@@ -236,9 +236,8 @@ def test_a_learning_rate_that_overflows_is_told_once(
     file = write(*map(question, range(1, 5)))
     settings = [f"data.train={file}", "optimizer.lr=1e30", "optimizer.warmup_steps=0"]
     code, lines = run(["-m", "compact_ds.cli", *command, *words(*settings)[1:]])
-    error = the_error(lines)
-    assert re.match(rf"{re.escape(str(file))}:[1-4]: found (ada|ben): consensus, .* nan, ", error)
-    assert " at step 1 (8 rationales); expected finite losses, metrics and weights; " in error
-    assert error.endswith("lower optimizer.lr or remove the example")
+    # Normalised, weights of 1e30 still give losses; their gradient does not fit into fp32.
+    expected = "finite gradients; lower optimizer.lr, or set optimizer.grad_clip"
+    assert the_error(lines) == f"step 1: found gradient norm inf; expected {expected}"
     assert code == 2
     assert len((tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 1
