@@ -33,7 +33,7 @@ def test_a_round_ends_in_the_mean_of_the_branches(tmp_path: Path) -> None:
         # One rounding to fp32 of numbers below 4 parts the two.
         assert torch.allclose(tensor.double(), expected, atol=2.5e-7, rtol=0), name
         moved = max(moved, float((alone[0][name] - alone[1][name]).abs().max()))
-    assert moved > 1e-3  # the branches did go apart
+    assert moved > 5e-4  # the branches did go apart, by twice the rates of three warm-up steps at most
 
 
 def test_the_mean_of_copies() -> None:

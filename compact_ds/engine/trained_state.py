@@ -31,28 +31,30 @@ class TrainedState:
     @torch.no_grad()
     def put(self, copy: Copy) -> None:
         """Make the state what it was; moments that did not exist then become zero, which is how an optimizer begins."""
+        self._release()
         for name, tensor in self._tensors():
             if name in copy:
                 tensor.copy_(copy[name])
             else:
                 tensor.zero_()
 
+    def _release(self) -> None:
+        """Give up what ZeRO-3 keeps whole beside the shards, as it does with small parameters: it is gathered anew when used."""
+        for p in self._engine.module.parameters():
+            if p.requires_grad and hasattr(p, "ds_tensor") and p.numel() == p.ds_numel:
+                p.partition()
+
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         for i, p in enumerate(p for p in self._engine.module.parameters() if p.requires_grad):
-            if not hasattr(p, "ds_tensor"):
-                yield f"parameter {i}", p.data
-                continue
-            yield f"shard {i}", p.ds_tensor.data
-            # ZeRO-3 keeps small parameters whole beside their shards.
-            if p.numel() == p.ds_numel:
-                yield f"parameter {i}", p.data
+            yield f"shard {i}", p.ds_tensor.data if hasattr(p, "ds_tensor") else p.data
         optimizer = self._engine.optimizer
         for kind in _MASTERS:
             for i, master in enumerate(getattr(optimizer, kind, ())):
                 yield f"{kind} {i}", master.data
         inner = getattr(optimizer, "optimizer", optimizer)
-        for i, p in enumerate(p for group in inner.param_groups for p in group["params"]):
-            for key, value in sorted(inner.state.get(p, {}).items()):
+        # ZeRO-3 empties the groups outside of its step, so the moments are found by their own order of coming.
+        for i, moments in enumerate(inner.state.values()):
+            for key, value in sorted(moments.items()):
                 if isinstance(value, Tensor):
                     yield f"{key} {i}", value
 
