@@ -104,16 +104,20 @@ def test_a_number_of_ranks_that_does_not_divide_the_batch_is_told(whole: Path, t
     assert "data.batch_size: found 6; expected a multiple of the world size 4" in said
 
 
+def _ends_as_the_whole_on_one_rank(folder: Path, own: list[str]) -> None:
+    run = _begun(folder / "run", folder / "whole")
+    codes, said = _train(run, 1, "--resume", *own)
+    assert codes == [0], said[-3000:]
+    found, expected = (load_file(place / "final" / "model.safetensors") for place in (run, folder / "whole"))
+    assert all((found[name] - expected[name]).abs().max() < TOLERANCE for name in expected)
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_other_stages_change_their_number_of_ranks_too(tmp_path: Path, stage: int) -> None:
     own = [f"engine.zero_stage={stage}"]
     codes, said = _train(tmp_path / "whole", 2, *own)
     assert codes == [0, 0], said[-3000:]
-    run = _begun(tmp_path / "run", tmp_path / "whole")
-    codes, said = _train(run, 1, "--resume", *own)
-    assert codes == [0], said[-3000:]
-    found, expected = (load_file(folder / "final" / "model.safetensors") for folder in (run, tmp_path / "whole"))
-    assert all((found[name] - expected[name]).abs().max() < TOLERANCE for name in expected)
+    _ends_as_the_whole_on_one_rank(tmp_path, own)
 
 
 def test_adapters_go_on_only_upon_the_base_they_were_trained_on(whole: Path, tmp_path: Path) -> None:
@@ -123,11 +127,7 @@ def test_adapters_go_on_only_upon_the_base_they_were_trained_on(whole: Path, tmp
     codes, said = _train(tmp_path / "whole", 2, *own)
     assert codes == [0, 0], said[-3000:]
 
-    run = _begun(tmp_path / "run", tmp_path / "whole")
-    codes, said = _train(run, 1, "--resume", *own)
-    assert codes == [0], said[-3000:]
-    found, expected = (load_file(folder / "final" / "model.safetensors") for folder in (run, tmp_path / "whole"))
-    assert all((found[name] - expected[name]).abs().max() < TOLERANCE for name in expected)
+    _ends_as_the_whole_on_one_rank(tmp_path, own)
 
     weights = load_file(base / "model.safetensors")
     weights["model.norm.weight"] = torch.nextafter(weights["model.norm.weight"], torch.tensor(9.0))
