@@ -125,7 +125,7 @@ def train(
     """
     settings = _config(config, overrides)
     from compact_ds import train as job
-    from compact_ds.run_summary import SUMMARY
+    from compact_ds.run.summary import SUMMARY
 
     job.main(settings, resume, callbacks=callbacks)
     file = settings.run_dir / SUMMARY

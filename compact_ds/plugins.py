@@ -1,7 +1,7 @@
 """What users add from modules of their own: the registries, and the import of a module that the config names.
 
-Owns names. What a method, a solver or a metric is, is said where its registry is made (`methods`, `mixer.surgery`,
-`compatibility.added`). Only modules that the user names are imported.
+Owns names. What a method, a solver or a metric is, is said where its registry is made (`methods`, `mixer.surgery`). Only modules
+that the user names are imported.
 """
 
 from __future__ import annotations

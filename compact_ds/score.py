@@ -23,14 +23,14 @@ from compact_ds import config as configuration
 from compact_ds.compatibility.metrics import metrics
 from compact_ds.compatibility.running import METRICS, RunningScales
 from compact_ds.engine.ranks import Ranks, ranks_or_alone
-from compact_ds.evidence import Evidence
-from compact_ds.methods import method
-from compact_ds.score_journal import ScoreJournal, journal_file, merged
-from compact_ds.score_output import top, totals, write
+from compact_ds.methods.evidence import Evidence
+from compact_ds.methods.method import method
+from compact_ds.optimizer_step.training_set import TrainingSet
+from compact_ds.scoring.journal import ScoreJournal, journal_file, merged
+from compact_ds.scoring.output import top, totals, write
 from compact_ds.sections import Config
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Measurement, Student, measure
-from compact_ds.training_set import TrainingSet
 from compact_ds.tree.batch import Batch
 from compact_ds.tree.tokenise import Record, Tokeniser
 

@@ -18,32 +18,32 @@ from typing import Any
 
 from compact_ds import callbacks as hooks
 from compact_ds import config as configuration
-from compact_ds import model_card
-from compact_ds.branches import Branches
 from compact_ds.engine import random_state
 from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.engine.shards import full_state
 from compact_ds.engine.start import Engine, learning_rate
-from compact_ds.environment import environment
 from compact_ds.errors import ConfigError
 from compact_ds.evaluation.generation import decoding_of, evaluate, summary, write_rows
 from compact_ds.evaluation.retention import measure_retention, retention_sets
-from compact_ds.identity import identity
 from compact_ds.launcher import heartbeat
-from compact_ds.metrics import EVALUATIONS, RunLog, read
 from compact_ds.mixer.gradient_mode import Reference, groups_of
-from compact_ds.reference_sets import ReferenceSet, reference_sets
-from compact_ds.run_checkpoints import RunCheckpoints
-from compact_ds.run_summary import write_summary
+from compact_ds.optimizer_step.branches import Branches
+from compact_ds.optimizer_step.reference_sets import ReferenceSet, reference_sets
+from compact_ds.optimizer_step.step import Step, StepResult
+from compact_ds.optimizer_step.training_set import TrainingSet, held_out_examples
+from compact_ds.run import model_card
+from compact_ds.run.checkpoints import RunCheckpoints
+from compact_ds.run.environment import environment
+from compact_ds.run.identity import identity
+from compact_ds.run.log import EVALUATIONS, RunLog, read
+from compact_ds.run.stop_requests import StopRequests
+from compact_ds.run.summary import write_summary
+from compact_ds.run.watch import Watch
 from compact_ds.sections import Config
-from compact_ds.step import Step, StepResult
-from compact_ds.stop_requests import StopRequests
 from compact_ds.student import export
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student
-from compact_ds.training_set import TrainingSet, held_out_examples
 from compact_ds.tree.tokenise import Tokeniser
-from compact_ds.watch import Watch
 
 
 def main(config: Config, resume: bool, trust: bool = False, callbacks: Sequence[hooks.Callback] = ()) -> int:

@@ -7,8 +7,8 @@ import sys
 
 import torch
 
-from compact_ds import mixing, passes, step
 from compact_ds.cli import main
+from compact_ds.optimizer_step import mixing, passes, step
 
 
 def poison(teacher):

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from compact_ds.added_metrics import add_metric
 from compact_ds.compatibility.segments import sums
-from compact_ds.methods import Method, add_method
+from compact_ds.methods import Method, add_method, add_metric
 from compact_ds.mixer.surgery import add_solver
 
 

@@ -27,10 +27,10 @@ from tqdm import tqdm
 
 from compact_ds.config import load
 from compact_ds.data.readers import read
+from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.sections import DataConfig
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student, measure
-from compact_ds.training_set import TrainingSet
 from compact_ds.tree.tokenise import Tokeniser
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")

@@ -30,8 +30,8 @@ def config_of(file, folder):
 
 
 def training_set(file, folder):
+    from compact_ds.optimizer_step.training_set import TrainingSet
     from compact_ds.student.load import load_tokenizer
-    from compact_ds.training_set import TrainingSet
     from compact_ds.tree.tokenise import Tokeniser
 
     config = config_of(file, folder)
@@ -95,8 +95,8 @@ def repeat(built, wanted, count):
 
 def cache_file(file, folder):
     """Where the cache of a source belongs."""
+    from compact_ds.optimizer_step.training_set import cache_of
     from compact_ds.student.load import load_tokenizer
-    from compact_ds.training_set import cache_of
     from compact_ds.tree.tokenise import Tokeniser
 
     config = config_of(file, folder)

@@ -21,7 +21,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from compact_ds.data.readers import read
-from compact_ds.metrics import read as read_rows
+from compact_ds.run.log import read as read_rows
 from compact_ds.sections import DataConfig
 
 CONFLICT = ["method=uniform", "data.teachers=[ada,ben]", "mixer.diagnose_every=5", "mixer.probe_questions=24"]

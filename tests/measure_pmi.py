@@ -20,9 +20,9 @@ from compact_ds.kernels.lse_gather import lse_gather
 from compact_ds.kernels.lse_torch import HeadShape
 from compact_ds.kernels.segment_scores import segment_scores
 from compact_ds.kernels.tiles import Tiles
+from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student
-from compact_ds.training_set import TrainingSet
 from compact_ds.tree.tokenise import Tokeniser
 
 # Large, because the interpreter's time goes by the number of tiles.

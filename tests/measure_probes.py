@@ -18,10 +18,10 @@ from compact_ds.config import load
 from compact_ds.engine.ranks import ranks
 from compact_ds.engine.start import Engine
 from compact_ds.kernels.tree_attention import ancestor_mask
+from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.student import attention
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student
-from compact_ds.training_set import TrainingSet
 from compact_ds.tree.tokenise import Tokeniser
 
 STEPS, WARMUP = 12, 4

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from compact_ds import config as configuration
+from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student, measure
-from compact_ds.training_set import TrainingSet
 from compact_ds.tree.tokenise import Tokeniser
 
 CHUNK = 4

@@ -20,8 +20,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from compact_ds.engine.ranks import Ranks
 from compact_ds.kernels.bench_measure import PeakMemory
 from compact_ds.kernels.tree_attention import Ancestry
+from compact_ds.optimizer_step.batches import StepBatches
 from compact_ds.sections import TreeConfig
-from compact_ds.step_batches import StepBatches
 from compact_ds.student.measure import Student, measure
 from compact_ds.tree.batch import Batch
 from compact_ds.tree.tokenise import RationaleTokens, Record

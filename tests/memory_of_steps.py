@@ -21,10 +21,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from compact_ds.config import load
 from compact_ds.engine.ranks import ranks
 from compact_ds.engine.start import Engine
-from compact_ds.step import Step
+from compact_ds.optimizer_step.step import Step
+from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student
-from compact_ds.training_set import TrainingSet
 from compact_ds.tree.tokenise import Tokeniser
 
 RECORDED, TIMED = 2, 2

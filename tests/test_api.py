@@ -18,7 +18,7 @@ from compact_ds.cli import main
 from compact_ds.config import load
 from compact_ds.data.records import Example, Rationale
 from compact_ds.errors import ConfigError, DataError
-from compact_ds.metrics import read
+from compact_ds.run.log import read
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

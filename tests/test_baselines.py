@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from compact_ds.baselines import confidence_weights, lowest_rank_ratio, rank_surprisal_ratio, token_weights
 from compact_ds.data.answers import votes
-from compact_ds.evidence import Evidence
 from compact_ds.kernels.target_rank import BLOCK, target_rank
+from compact_ds.methods.baselines import confidence_weights, lowest_rank_ratio, rank_surprisal_ratio, token_weights
+from compact_ds.methods.evidence import Evidence
 from compact_ds.student.measure import LARGEST_RANK
 
 LOSS = [0.5, 2.0, 1.25, 0.125, 3.0]

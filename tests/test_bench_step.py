@@ -81,8 +81,8 @@ def test_operations_are_those_of_a_count_by_hand():
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from compact_ds.engine.ranks import Ranks
+    from compact_ds.optimizer_step.batches import StepBatches
     from compact_ds.sections import TreeConfig
-    from compact_ds.step_batches import StepBatches
     from compact_ds.student.measure import Student
 
     shape = {

@@ -11,7 +11,7 @@ from uneven_questions import write
 from compact_ds.config import load
 from compact_ds.data.readers import read
 from compact_ds.engine.ranks import Ranks
-from compact_ds.reference_sets import retention_set
+from compact_ds.optimizer_step.reference_sets import retention_set
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.tree.tokenise import Tokeniser
 

@@ -11,8 +11,8 @@ import pytest
 
 from compact_ds import config as configuration
 from compact_ds.errors import ConfigError
-from compact_ds.identity import MAY_CHANGE, check, flat, identity
-from compact_ds.training_set import TrainingSet
+from compact_ds.optimizer_step.training_set import TrainingSet
+from compact_ds.run.identity import MAY_CHANGE, check, flat, identity
 
 
 def _identity(*overrides: str, content: str = "c", teachers: tuple[str, ...] = ("ada", "ben")) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import torch
 from compact_ds.compatibility.running import RunningScales
 from compact_ds.compatibility.weights import weights
 from compact_ds.errors import ConfigError
-from compact_ds.evidence import Evidence
-from compact_ds.methods import Labels, check, method
+from compact_ds.methods.evidence import Evidence
+from compact_ds.methods.method import Labels, check, method
 from compact_ds.sections import METHODS, CompatibilityConfig
 
 TEACHERS = ("ada", "ben", "ada", "cleo")

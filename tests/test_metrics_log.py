@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from compact_ds.metrics import EVALUATIONS, METRICS, RunLog, read
+from compact_ds.run.log import EVALUATIONS, METRICS, RunLog, read
 
 
 def row(step: int, loss: float) -> dict[str, Any]:

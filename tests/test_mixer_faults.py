@@ -11,9 +11,9 @@ from test_gradient_mode import assert_same_gradients, common_overrides
 from uneven_questions import write
 
 from compact_ds.config import load
-from compact_ds.metrics import read
 from compact_ds.mixer.gradient_mode import Decision
-from compact_ds.mixing import Mixing
+from compact_ds.optimizer_step.mixing import Mixing
+from compact_ds.run.log import read
 
 HERE = Path(__file__).parent
 # A deadlock would last until the process group's own timeout; a healthy job takes some 20 s on a busy machine.

@@ -10,8 +10,8 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from compact_ds import model_card
 from compact_ds.config import load
+from compact_ds.run import model_card
 from compact_ds.sections import StudentConfig
 from compact_ds.student.load import load_tokenizer
 

@@ -14,10 +14,10 @@ from compact_ds.launcher.plan_activations import activations
 from compact_ds.launcher.plan_memory import memory
 from compact_ds.launcher.plan_shape import shape
 from compact_ds.launcher.plan_workload import MicroBatch, Workload
+from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.sections import Config
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student
-from compact_ds.training_set import TrainingSet
 from compact_ds.tree.tokenise import Tokeniser
 
 SCRATCH = "student.scratch={hidden_size: 64, intermediate_size: 160, num_hidden_layers: 2, num_attention_heads: 4}"

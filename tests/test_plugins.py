@@ -19,8 +19,8 @@ from compact_ds.compare import expand, split_solver
 from compact_ds.compatibility.running import RunningScales
 from compact_ds.config import load
 from compact_ds.errors import ConfigError
-from compact_ds.evidence import Evidence
-from compact_ds.methods import Method, add_method, method
+from compact_ds.methods.evidence import Evidence
+from compact_ds.methods.method import Method, add_method, method
 from compact_ds.mixer.surgery import add_solver, coefficients
 
 OURS = "extensions=[length_extension]"

@@ -10,10 +10,10 @@ from compact_ds.config import load
 from compact_ds.data.readers import read
 from compact_ds.engine.ranks import Ranks
 from compact_ds.errors import ConfigError
-from compact_ds.reference_sets import reference_sets, retention_set
+from compact_ds.optimizer_step.reference_sets import reference_sets, retention_set
+from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student, measure
-from compact_ds.training_set import TrainingSet
 from compact_ds.tree.tokenise import Tokeniser
 
 CPU = torch.device("cpu")

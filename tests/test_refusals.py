@@ -31,7 +31,8 @@ Refused = Callable[[list[str], str, str, str, str], None]
 REPLACED = """
 import sys
 import torch
-from compact_ds import cli, train, training_set
+from compact_ds import cli, train
+from compact_ds.optimizer_step import training_set
 
 def consensus_of_one_is_nan(example, reliability):
     return [float("nan") if example.id == "q3" and r.teacher == "ben" else 0.5 for r in example.rationales]

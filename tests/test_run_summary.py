@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compact_ds import config
-from compact_ds.run_summary import write_summary
+from compact_ds.run.summary import write_summary
 
 
 @pytest.mark.parametrize(("first", "before"), [(0, 0.25), (4, None)])

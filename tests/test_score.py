@@ -14,7 +14,7 @@ from uneven_questions import write
 from compact_ds import score
 from compact_ds.cli import main
 from compact_ds.errors import UserError
-from compact_ds.score_output import shown
+from compact_ds.scoring.output import shown
 
 OVERRIDES = ["student.tokenizer=task:arithmetic", "data.batch_size=8", "tree.row_tokens=200", "tree.rows=1"]
 OVERRIDES += ["student.scratch={hidden_size: 64, intermediate_size: 128}"]

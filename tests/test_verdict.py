@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from compact_ds import faults
 from compact_ds.errors import FaultError
 from compact_ds.launcher import end, heartbeat, verdict
 from compact_ds.launcher.heartbeat import Beat
+from compact_ds.run import faults
 
 FIRST = Beat(0, "n1", "m1", 11, "a:1", 100.0, 7, "step", 99.0, collectives=50, work_seconds=0.2)
 SECOND = replace(FIRST, rank=1, host="n2", machine="m2", pid=22)

@@ -14,10 +14,10 @@ from torch import nn
 from compact_ds.config import load
 from compact_ds.engine.ranks import ranks
 from compact_ds.engine.start import Engine
-from compact_ds.step import Step
+from compact_ds.optimizer_step.step import Step
+from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student
-from compact_ds.training_set import TrainingSet
 from compact_ds.tree.tokenise import Tokeniser
 
 STEPS = 3

@@ -20,8 +20,8 @@ from torch import Tensor
 from compact_ds.compatibility.metrics import metrics
 from compact_ds.compatibility.running import RunningScales
 from compact_ds.engine.start import learning_rate
-from compact_ds.evidence import Evidence
-from compact_ds.methods import method
+from compact_ds.methods.evidence import Evidence
+from compact_ds.methods.method import method
 from compact_ds.sections import Config
 from compact_ds.student import head
 from compact_ds.tree.build import probed_steps

@@ -17,12 +17,12 @@ from torch import nn
 
 from compact_ds.engine.ranks import Ranks
 from compact_ds.engine.start import Engine, learning_rate
-from compact_ds.metrics import RunLog
+from compact_ds.optimizer_step.step import Step
+from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.phases import phase
+from compact_ds.run.log import RunLog
 from compact_ds.sections import Config
-from compact_ds.step import Step
 from compact_ds.student.measure import Student
-from compact_ds.training_set import TrainingSet
 from compact_ds.tree.batch import Batch
 from compact_ds.tree.tokenise import Tokeniser
 

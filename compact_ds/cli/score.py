@@ -27,9 +27,10 @@ def add_score(commands: Any) -> None:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from compact_ds import score, score_output
+    from compact_ds import score
+    from compact_ds.scoring import output
 
-    score_output.check_ending(arguments.output)
+    output.check_ending(arguments.output)
     if arguments.nprocs > 1:
         from compact_ds.launcher.launch import launch_module
 
@@ -44,5 +45,5 @@ def _score(arguments: argparse.Namespace) -> int:
     ends = None if arguments.json else result.pop("top", None)
     print_figures(result, arguments.json)
     if ends is not None:
-        print(score_output.shown(ends))
+        print(output.shown(ends))
     return 0

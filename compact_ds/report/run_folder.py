@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from compact_ds.errors import UserError, nearest
-from compact_ds.metrics import EVALUATIONS, METRICS, read
+from compact_ds.run.log import EVALUATIONS, METRICS, read
 
 Row = dict[str, Any]
 

@@ -17,7 +17,7 @@ from compact_ds.data.readers import held_out, read
 from compact_ds.data.records import Example
 from compact_ds.errors import UserError
 from compact_ds.report.run_folder import Row, Run
-from compact_ds.score_output import read_rows
+from compact_ds.scoring.output import read_rows
 from compact_ds.sections import Config
 
 _DATA_SEED = 0

@@ -1,6 +1,6 @@
 """How TensorBoard lays a run out: its custom scalars, and its settings as hyperparameters.
 
-Owns the layout. Points and when they are written are `metrics`' concern.
+Owns the layout. Points and when they are written are `log`'s concern.
 """
 
 from __future__ import annotations

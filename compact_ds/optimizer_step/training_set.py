@@ -18,9 +18,9 @@ from compact_ds.data.readers import held_out, read
 from compact_ds.data.records import Example
 from compact_ds.engine.ranks import Ranks
 from compact_ds.errors import DataError
-from compact_ds.methods import Labels, check, method
+from compact_ds.methods.method import Labels, check, method
+from compact_ds.optimizer_step.batches import StepBatches, assemble_plan
 from compact_ds.sections import Config
-from compact_ds.step_batches import StepBatches, assemble_plan
 from compact_ds.tree.batch import Batch
 from compact_ds.tree.build import plan_pieces
 from compact_ds.tree.cache import cache_key, ensure

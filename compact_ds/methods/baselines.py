@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compact_ds.compatibility.segments import maxima, sums
-from compact_ds.evidence import Evidence
+from compact_ds.methods.evidence import Evidence
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from compact_ds.evidence import Evidence
+from compact_ds.methods.evidence import Evidence
 from compact_ds.plugins import Registry
 
 Metric = Callable[[Evidence], Tensor]

@@ -13,9 +13,9 @@ from typing import Any
 from compact_ds.engine.ranks import Ranks
 from compact_ds.engine.start import Engine
 from compact_ds.engine.trained_state import Copy, mean
+from compact_ds.optimizer_step.step import Step, StepMetrics, StepResult
+from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.sections import Config
-from compact_ds.step import Step, StepMetrics, StepResult
-from compact_ds.training_set import TrainingSet
 
 
 class Branches:

@@ -11,9 +11,9 @@ from typing import Any
 from compact_ds.engine.start import given_settings
 from compact_ds.errors import ConfigError
 from compact_ds.mixer.gradient_mode import Reference
-from compact_ds.reference_sets import ReferenceSet
+from compact_ds.optimizer_step.reference_sets import ReferenceSet
+from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.sections import Config
-from compact_ds.training_set import TrainingSet
 
 MAY_CHANGE = (
     "run_dir",

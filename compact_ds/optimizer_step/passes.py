@@ -21,9 +21,9 @@ from compact_ds.engine.start import Engine
 from compact_ds.mixer.gradient_mode import local_gram
 from compact_ds.mixer.loss_mode import weighted_loss
 from compact_ds.mixer.surgery import Floats
+from compact_ds.optimizer_step.batches import Alone
 from compact_ds.phases import phase
 from compact_ds.sections import Config
-from compact_ds.step_batches import Alone
 from compact_ds.student.measure import measure
 from compact_ds.tree.batch import Batch
 

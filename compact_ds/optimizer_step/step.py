@@ -12,23 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compact_ds.baselines import rank_surprisal_ratio
 from compact_ds.compatibility.metrics import metrics
 from compact_ds.compatibility.running import RunningScales
 from compact_ds.engine.ranks import Ranks
 from compact_ds.engine.start import Engine
 from compact_ds.errors import DataError, UserError
-from compact_ds.evidence import Evidence
+from compact_ds.methods.baselines import rank_surprisal_ratio
+from compact_ds.methods.evidence import Evidence
 from compact_ds.mixer.agreement import Agreed, Agreement, right_share, teacher_means
 from compact_ds.mixer.gradient_mode import Reference
-from compact_ds.mixing import Mixed, Mixing
-from compact_ds.passes import Passes, Weighed
+from compact_ds.optimizer_step.batches import StepBatches
+from compact_ds.optimizer_step.mixing import Mixed, Mixing
+from compact_ds.optimizer_step.passes import Passes, Weighed
+from compact_ds.optimizer_step.reference_sets import ReferenceSet
+from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.phases import phase
-from compact_ds.reference_sets import ReferenceSet
 from compact_ds.sections import Config
-from compact_ds.step_batches import StepBatches
 from compact_ds.student.measure import Measurement, measure
-from compact_ds.training_set import TrainingSet
 from compact_ds.tree.batch import Batch
 
 

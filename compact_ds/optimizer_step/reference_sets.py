@@ -15,9 +15,9 @@ import numpy as np
 from compact_ds.engine.ranks import Ranks
 from compact_ds.errors import ConfigError, DataError
 from compact_ds.mixer.gradient_mode import Reference
+from compact_ds.optimizer_step.batches import StepBatches
+from compact_ds.optimizer_step.training_set import TrainingSet, held_out_examples
 from compact_ds.sections import Config, RetainConfig
-from compact_ds.step_batches import StepBatches
-from compact_ds.training_set import TrainingSet, held_out_examples
 from compact_ds.tree.tokenise import UNKNOWN, RationaleTokens, Record, Tokeniser, tokenise
 
 _LOG = logging.getLogger(__name__)

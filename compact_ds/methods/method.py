@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from compact_ds.added_metrics import added_score
-from compact_ds.baselines import confidence_weights, lowest_rank_ratio, token_weights
 from compact_ds.compatibility.running import RunningScales
 from compact_ds.compatibility.weights import uniform_weights, weights
 from compact_ds.errors import ConfigError, nearest
-from compact_ds.evidence import Evidence
+from compact_ds.methods.added_metrics import added_score
+from compact_ds.methods.baselines import confidence_weights, lowest_rank_ratio, token_weights
+from compact_ds.methods.evidence import Evidence
 from compact_ds.plugins import Registry, added
 from compact_ds.sections import METHODS, CompatibilityConfig
 

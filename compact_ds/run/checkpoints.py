@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
-from compact_ds import __version__, identity
+from compact_ds import __version__
 from compact_ds.engine import checkpoint
 from compact_ds.engine.checkpoint_folder import warn_of_strangers
 from compact_ds.engine.manifest import About
 from compact_ds.engine.ranks import Ranks
 from compact_ds.engine.start import Engine
 from compact_ds.errors import UserError
+from compact_ds.run import identity
 from compact_ds.sections import Config
 
 VERSIONS = {"compact_ds": __version__} | {name: version(name) for name in ("torch", "deepspeed", "transformers")}

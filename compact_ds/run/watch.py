@@ -19,10 +19,10 @@ from types import TracebackType
 
 import psutil
 
-from compact_ds import faults
 from compact_ds.errors import ERROR_PREFIX, ConfigError, FaultError
 from compact_ds.launcher import heartbeat, verdict
 from compact_ds.launcher.heartbeat import Beat
+from compact_ds.run import faults
 
 LOGGER = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from compact_ds.errors import UserError
 from compact_ds.mixer.diagnostics import diagnose
 from compact_ds.mixer.gradient_mode import Decision, Reference, Wanted, combine, decide, groups_of, wanted
 from compact_ds.mixer.surgery import Floats
-from compact_ds.passes import Passes
-from compact_ds.reference_sets import ReferenceSet
+from compact_ds.optimizer_step.batches import StepBatches
+from compact_ds.optimizer_step.passes import Passes
+from compact_ds.optimizer_step.reference_sets import ReferenceSet
 from compact_ds.sections import Config
-from compact_ds.step_batches import StepBatches
 
 _RETENTION = "retention batch"
 

@@ -15,7 +15,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from compact_ds.board_layout import hyperparameters, layout
+from compact_ds.run.board_layout import hyperparameters, layout
 
 METRICS = "metrics.jsonl"
 EVALUATIONS = "evaluations.jsonl"

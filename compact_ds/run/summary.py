@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compact_ds.engine.allocator import peak_memory
-from compact_ds.metrics import EVALUATIONS, METRICS, read
+from compact_ds.run.log import EVALUATIONS, METRICS, read
 from compact_ds.sections import Config
 
 SUMMARY = "summary.json"

@@ -1,0 +1,1 @@
+"""One optimizer step, from a global batch of records to an update."""

@@ -1,0 +1,1 @@
+"""What `score` keeps while it works and what it writes."""
