@@ -139,6 +139,15 @@ def test_losses_after_steps_are_those_of_transformers_over_a_right_rationale(lm:
     assert expected[-1] is None and None not in expected[:-1]
 
 
+def test_steps_that_do_not_arrive_at_the_right_answer_are_not_asked_after(lm: Any) -> None:
+    example = next(examples("arithmetic", "eval", seed=0))
+    right = next(r for r in example.rationales if r.is_correct)
+    asks = replace(right, steps=("so 502 - 90 = ? ",))
+    assert losses_after_steps(lm, TOKENISER, [replace(example, rationales=(asks,))]) == [None]
+    both = losses_after_steps(lm, TOKENISER, [replace(example, rationales=(asks, right))])
+    assert both == losses_after_steps(lm, TOKENISER, [replace(example, rationales=(right,))]) != [None]
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_every_question_has_its_own_row(lm: Any, monkeypatch: pytest.MonkeyPatch, batch_size: int) -> None:
     held_out = list(islice(examples("arithmetic", "eval", seed=0), 5))

@@ -19,6 +19,7 @@ import networkx as nx
 
 from compact_ds.data.answers import final_answer, same_answer
 from compact_ds.data.records import Example, Rationale
+from compact_ds.data.results import ENUMERATOR, arrives, numbers, results
 
 START = "question"
 """The node from which every teacher sets out."""
@@ -29,12 +30,6 @@ PATH_SHARE = 0.5
 ALIKE = 0.5
 """Prose steps whose content words have at least this Jaccard likeness are one node."""
 
-# Bounded, because teacher text may hold digits without end and Python refuses to convert so many.
-_NUMBER = r"(?:\d{1,3}(?:,\d{3}){1,9}|\d{1,30}(?!\d))(?:\.\d{1,30})?|\.\d{1,30}"
-_ANY_NUMBER = re.compile(rf"(?<![\w.])-?(?:{_NUMBER})")
-# What follows must not make the number the start of a longer right-hand side: 290 = 145 x 2 states no result.
-_RESULT = re.compile(rf"=\s*[$€£]?\s*(-?\s?[$€£]?(?:{_NUMBER}))(?![\d,.]*\d)(?!\s*[-+*/\u00d7\u00f7^x]\s*[$(]?\d)")
-_ENUMERATOR = re.compile(r"\A\s*(?:[-*•]\s+|(?:step\s*)?\d+\s*[.):]\s+)*", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _FUNCTION_WORDS = (
     "the and for are was were with that this these those then than from into not but has have had its their there which"
@@ -54,10 +49,10 @@ def graph(example: Example) -> nx.DiGraph[str]:
     A step is the results that its equations state, else its last number, else its content words; numbers that the
     question gives are no step. Every node and edge carries `voices`: teacher -> share of its rationales that pass, so
     that several samples of a teacher are one voice. Nodes carry `kind` (question, step or answer); answers are sinks.
-    An answer that no step of its own rationale arrives at is a guess and has no node (`_arrives`).
+    An answer that no step of its own rationale arrives at is a guess and has no node (`data.results`).
     The attribute `paths` of the graph holds the nodes of each rationale, in the order of the file.
     """
-    steps = [_canonical_steps(rationale, _numbers(example.question)) for rationale in example.rationales]
+    steps = [_canonical_steps(rationale, numbers(example.question)) for rationale in example.rationales]
     prose = _merge_prose({step for path in steps for step in path if isinstance(step, frozenset)})
     answers = _answer_nodes(example)
     built: nx.DiGraph[str] = nx.DiGraph(paths=[])
@@ -207,33 +202,12 @@ def _bounded(probability: float) -> float:
 def _canonical_steps(rationale: Rationale, given: set[Fraction]) -> list[Fraction | frozenset[str]]:
     found: list[Fraction | frozenset[str]] = []
     for step in rationale.steps:
-        results = _results(step)
-        if results:
-            found += [value for value in results if value not in given]
-        elif words := frozenset(_WORD.findall(_ENUMERATOR.sub("", step).casefold())) - _NO_CONTENT:
+        values = results(step)
+        if values:
+            found += [value for value in values if value not in given]
+        elif words := frozenset(_WORD.findall(ENUMERATOR.sub("", step).casefold())) - _NO_CONTENT:
             found.append(words)
     return found
-
-
-def _results(step: str) -> list[Fraction]:
-    """What the step's equations come to, else its last number."""
-    text = _ENUMERATOR.sub("", step)
-    return [_value(match) for match in _RESULT.findall(text) or _ANY_NUMBER.findall(text)[-1:]]
-
-
-def _arrives(rationale: Rationale, answer: str) -> bool:
-    """Whether the steps lead to the answer: it is a result of one of them, given that they and it are about numbers."""
-    numbers = _ANY_NUMBER.findall(answer)
-    results = {result for step in rationale.steps for result in _results(step)}
-    return len(numbers) != 1 or not results or _value(numbers[0]) in results
-
-
-def _numbers(text: str) -> set[Fraction]:
-    return {_value(match) for match in _ANY_NUMBER.findall(text)}
-
-
-def _value(text: str) -> Fraction:
-    return Fraction(re.sub(r"[\s,$€£]", "", text))
 
 
 def _merge_prose(steps: set[frozenset[str]]) -> dict[frozenset[str], str]:
@@ -252,7 +226,7 @@ def _merge_prose(steps: set[frozenset[str]]) -> dict[frozenset[str], str]:
 def _answer_nodes(example: Example) -> list[str | None]:
     """The answer node of each rationale: the same for answers that are the same, None without one that its steps reach."""
     given = [(rationale, final_answer(rationale.answer_sentence)) for rationale in example.rationales]
-    texts = [text if text is not None and _arrives(rationale, text) else None for rationale, text in given]
+    texts = [text if text is not None and arrives(rationale.steps, text) else None for rationale, text in given]
     distinct = sorted({text for text in texts if text is not None})
     alike: nx.Graph[str] = nx.Graph()
     alike.add_nodes_from(distinct)

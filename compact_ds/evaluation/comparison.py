@@ -22,7 +22,7 @@ COLUMNS = ("method", "seeds", "accuracy", "answer loss after steps", "weight on 
 class Row:
     """One method over its seeds. `spread` is the sample standard deviation of the accuracy, 0 for a single seed.
 
-    `answer_loss` is in nats per token of the gold answer, after the steps of a right rationale; `right_share` is the share of
+    `answer_loss` is in nats per token of the gold answer, after right steps; `right_share` is the share of
     weight on right rationales.
     A figure that the runs did not give is None.
     """

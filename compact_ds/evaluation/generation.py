@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from compact_ds.data.answers import final_answer, same_answer
 from compact_ds.data.records import Example, Rationale
+from compact_ds.data.results import arrives
 from compact_ds.errors import DataError
 from compact_ds.evaluation.decoding import Decoding, decode, pad_left
 from compact_ds.evaluation.samples import majority
@@ -87,7 +88,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Accuracy, mean gold-answer losses (nats per answer token) and n. Raises DataError when there are no rows.
 
     `answer_loss` is taken right after question and cue, `answer_loss_after_steps` after the steps of a held-out
-    rationale whose answer is right; that one is None when no question has one.
+    rationale that arrive at the right answer; that one is None when no question has one.
     """
     if not rows:
         raise DataError(
@@ -113,8 +114,9 @@ def generate(lm: Any, tokeniser: Tokeniser, examples: Sequence[Example], decodin
 
 
 def losses_after_steps(lm: Any, tokeniser: Tokeniser, examples: Sequence[Example]) -> list[float | None]:
-    """-g[S] of each example after one rationale that ends in the right answer; None where there is none.
+    """-g[S] of each example after one rationale whose steps arrive at the right answer; None where there is none.
 
+    Steps that end in a question or at another result say nothing of the student: nobody could read the answer off them.
     Which one is drawn by the example's id, so that every teacher has its share and every evaluation asks the same.
     """
     chosen = [_right_rationale(example) for example in examples]
@@ -124,7 +126,8 @@ def losses_after_steps(lm: Any, tokeniser: Tokeniser, examples: Sequence[Example
 
 
 def _right_rationale(example: Example) -> Rationale | None:
-    right = [r for r in example.rationales if r.steps and same_answer(final_answer(r.text), example.answer)]
+    stated = [r for r in example.rationales if r.steps and same_answer(final_answer(r.text), example.answer)]
+    right = [r for r in stated if arrives(r.steps, example.answer)]
     return right[zlib.crc32(example.id.encode()) % len(right)] if right else None
 
 
