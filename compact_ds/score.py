@@ -23,6 +23,7 @@ from compact_ds import config as configuration
 from compact_ds.compatibility.metrics import metrics
 from compact_ds.compatibility.running import METRICS, RunningScales
 from compact_ds.engine.ranks import Ranks, ranks_or_alone
+from compact_ds.methods.added_metrics import with_added
 from compact_ds.methods.evidence import Evidence
 from compact_ds.methods.method import method
 from compact_ds.optimizer_step.training_set import TrainingSet
@@ -65,18 +66,19 @@ def run(
             write(rows, output)
         for rank in range(group.world_size):
             journal_file(place, rank).unlink()
-    return totals(rows) | ({"top": top(rows, settings, num_shown)} if num_shown else {})
+    return totals(rows, settings.compatibility.added) | ({"top": top(rows, settings, num_shown)} if num_shown else {})
 
 
 def weighed(measured: list[dict[str, Any]], settings: Config) -> list[dict[str, Any]]:
     """The measured rows with metrics and weights, keys as DESIGN's section 7 names them."""
-    scales = RunningScales(settings.compatibility.decay)
+    scales = RunningScales(settings.compatibility.decay, num_added=len(settings.compatibility.added))
     parts = [_Part(part) for part in _parts(measured)]
     for _ in range(2):
         # Difficulty is measured against the mean loss, so its scale needs the mean first.
-        total = torch.zeros(RunningScales.SIZE, dtype=torch.float64)
+        total = torch.zeros(scales.size, dtype=torch.float64)
         for part in parts:
-            total += scales.contribution(part.metrics(scales, settings), part.loss_R, part.example_R, part.num_examples)
+            metrics_MR = part.evidence(scales, settings).metrics_MR
+            total += scales.contribution(metrics_MR, part.loss_R, part.example_R, part.num_examples)
         scales.sums = total
     return [row for part in parts for row in part.rows(scales, settings)]
 
@@ -93,18 +95,18 @@ class _Part:
         self._teacher_R = torch.tensor([teachers.index(row["teacher"]) for row in rows])
         self.loss_R = self._column("token_loss")
 
-    def metrics(self, scales: RunningScales, settings: Config) -> Tensor:
-        gains = (self._column("total"), self._column("jump"))
-        return metrics(self._column("consensus"), self.loss_R, gains, scales, settings.compatibility)
+    def evidence(self, scales: RunningScales, settings: Config) -> Evidence:
+        gains, own = (self._column("total"), self._column("jump")), settings.compatibility
+        metrics_MR = metrics(self._column("consensus"), self.loss_R, gains, scales, own)
+        places = (self.example_R, self._teacher_R, self.num_examples)
+        return with_added(Evidence(metrics_MR, self.loss_R, self._column("tokens"), None, *places), own.added)
 
     def rows(self, scales: RunningScales, settings: Config) -> Iterator[dict[str, Any]]:
-        metrics_MR = self.metrics(scales, settings)
-        places = (self.example_R, self._teacher_R, self.num_examples)
-        evidence = Evidence(metrics_MR, self.loss_R, self._column("tokens"), None, *places)
-        step = settings.compatibility.warmup
+        evidence = self.evidence(scales, settings)
+        step, measured = settings.compatibility.warmup, (*METRICS, *settings.compatibility.added)
         weight_R = method("compact").weigh(evidence, scales, settings.compatibility, step)
         for i, row in enumerate(self._rows):
-            values = {name: float(metrics_MR[k, i]) for k, name in enumerate(METRICS)}
+            values = {name: float(evidence.metrics_MR[k, i]) for k, name in enumerate(measured)}
             names, kept = ({key: row[key] for key in keys} for keys in (_NAMES, _KEPT))
             yield names | {"weight": float(weight_R[i])} | values | kept
 

@@ -12,6 +12,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from compact_ds.optimizer_step.branches import Branches
 from compact_ds.optimizer_step.reference_sets import ReferenceSet, reference_sets
 from compact_ds.optimizer_step.step import Step, StepResult
 from compact_ds.optimizer_step.training_set import TrainingSet, held_out_examples
+from compact_ds.phases import measured
 from compact_ds.run import model_card
 from compact_ds.run.checkpoints import RunCheckpoints
 from compact_ds.run.environment import environment
@@ -38,6 +40,7 @@ from compact_ds.run.identity import identity
 from compact_ds.run.log import EVALUATIONS, RunLog, read
 from compact_ds.run.stop_requests import StopRequests
 from compact_ds.run.summary import write_summary
+from compact_ds.run.texts import texts
 from compact_ds.run.watch import Watch
 from compact_ds.sections import Config
 from compact_ds.student import export
@@ -143,7 +146,8 @@ class _Run:
         """The loop, with a log that is closed also when a step is refused: the error gets a line of its own."""
         log = None
         if self.group.is_first:
-            log = RunLog(self.folder, self.step, self.config.max_steps, self.config.method)
+            added = tuple(self.config.compatibility.added)
+            log = RunLog(self.folder, self.step, self.config.max_steps, self.config.method, added)
         try:
             return self._loop(stop, log)
         finally:
@@ -159,13 +163,19 @@ class _Run:
             started, waited = time.perf_counter(), self.engine.traffic.waited_seconds
             lr = learning_rate(config.optimizer, self.step, last)
             self.engine.traffic.begin_step()
-            result = self.stepper.run(self.step, lr, stop.asked)
+            # On a GPU the parts could not be told apart without waiting for each.
+            with measured() if self.group.device.type == "cpu" else nullcontext() as clock:
+                result = self.stepper.run(self.step, lr, stop.asked)
             num_bytes = self.engine.traffic.end_step()
             seconds = time.perf_counter() - started
             self.watch.worked(seconds - (self.engine.traffic.waited_seconds - waited))
             if log is not None:
                 row = _row(self.step, lr, result, seconds, num_bytes)
+                if clock is not None:
+                    row["seconds"] = clock.seconds
                 log.step(row)
+                if result.ends is not None:
+                    log.texts(texts(result.ends, self.tokeniser), self.step)
                 self.callbacks.on_step(row)
             self.step += 1
             if result.fault is not None:

@@ -47,6 +47,9 @@ if __name__ == "__main__":
         "checkpoint_every": 2,
         "evaluation.every": 2,
         "callbacks": ["callbacks_of_a_run:Noting"],
+        "extensions": ["length_extension"],
+        "compatibility.added": {"length": -0.5},
+        "texts_every": 1,
     }
     before = signal.getsignal(signal.SIGINT)
     trained = compact_ds.train_student("arithmetic", overrides=settings, callbacks=[Noting("given")])

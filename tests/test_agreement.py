@@ -44,7 +44,7 @@ def add(agreement: Agreement, rows: Sequence[Row], counts: tuple[int, int], shar
     columns = [torch.tensor(column, dtype=torch.float64) for column in zip(*rows, strict=True)]
     teacher_R, weight_R, c_R, a_R, d_R, loss_R, right_R = columns
     labels = (teacher_R.long(), right_R.float())
-    shares = torch.full((RunningScales.SIZE,), share, dtype=torch.float64)
+    shares = torch.full((RunningScales(0.5).size,), share, dtype=torch.float64)
     agreement.add(torch.stack((c_R, a_R, d_R)), loss_R.float(), weight_R.float(), labels, counts, shares)
 
 
@@ -93,7 +93,7 @@ def test_any_split_over_micro_batches_and_ranks_gives_the_same(rows: list[Row], 
     for p, part in enumerate(filled):
         add(ranks[p % 3], part, (len(part), 7 * len(part)), share=6.0 / len(filled))
     total = sum((rank.vector for rank in ranks), torch.zeros_like(whole.vector))
-    assert whole.scales_total.tolist() == [6.0] * RunningScales.SIZE
+    assert whole.scales_total.tolist() == [6.0] * RunningScales(0.5).size
     # Float64 sums of 20 numbers up to 8 in another order.
     torch.testing.assert_close(total, whole.vector, rtol=0, atol=1e-12)
 

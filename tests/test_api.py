@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import compact_ds
 from compact_ds import api
@@ -18,6 +20,8 @@ from compact_ds.cli import main
 from compact_ds.config import load
 from compact_ds.data.records import Example, Rationale
 from compact_ds.errors import ConfigError, DataError
+from compact_ds.report.run_folder import Run
+from compact_ds.report.teachers import teachers as teachers_section
 from compact_ds.run.log import read
 
 HERE = Path(__file__).parent
@@ -125,6 +129,50 @@ def test_hooks_are_told_what_the_files_say_in_order(walked):
     assert told["checkpoint"] == [str(second / "checkpoints" / "step-2")]
     assert told["end"] == [json.loads((second / "summary.json").read_text())]
     assert (folder / "named.jsonl").read_text() == (folder / "given.jsonl").read_text()
+
+
+def test_a_metric_of_ones_own_is_noted_as_the_three_are(walked):
+    run = walked[0] / "second"
+    rows = read(run / "metrics.jsonl")
+    for row in rows:
+        # Ten tokens a unit; every teacher answers all questions.
+        assert sum(row["length"].values()) * 10 * row["examples"] == pytest.approx(row["tokens"])
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    for teacher, value in rows[-1]["length"].items():
+        assert board.Scalars(f"length/{teacher}")[-1].value == pytest.approx(value)
+    shown = teachers_section([Run(run, "run")], dict.fromkeys(rows[0]["weight"], "#000"))
+    (table,) = (block for block in shown.blocks[0]["columns"][0]["blocks"] if block["kind"] == "table")
+    last = {row[0]: row[-1] for row in table["rows"]}
+    assert table["head"][-1] == "length" and last == pytest.approx(rows[-1]["length"])
+
+
+def test_parts_of_a_step_take_no_more_than_the_step(walked):
+    for row in read(walked[0] / "run" / "metrics.jsonl"):
+        assert {"data", "forward", "backward", "optimizer"} <= set(row["seconds"])
+        assert 0.5 * row["step_seconds"] < sum(row["seconds"].values()) <= row["step_seconds"]
+
+
+def test_the_board_shows_who_was_heard_most_and_least(walked):
+    run = walked[0] / "second"
+    board = EventAccumulator(str(run / "tensorboard"), {"tensors": 0})
+    board.Reload()
+    source = {e.id: e for e in api.load_examples("task:arithmetic", limit=48)}
+    weight = {}
+    for end in ("most", "least"):
+        # All weights are alike in the warm-up, the first two steps.
+        (event,) = board.Tensors(f"rationales/{end}/text_summary")
+        assert event.step == 2
+        lines = event.tensor_proto.string_val[0].decode().splitlines()
+        assert all(line.startswith("    ") for line in lines), "a block of code: markup in it is text"
+        teacher, share, equal, id = re.fullmatch(
+            r" {4}(.*): weight (.*), equal share (.*), question (.*)", lines[0]
+        ).groups()
+        weight[end], text = float(share), " ".join(line.strip() for line in lines)
+        assert float(equal) == pytest.approx(1 / 3, abs=1e-3)
+        (said,) = (r.text for r in source[id].rationales if r.teacher == teacher)
+        assert " ".join(source[id].question.split()) in text and " ".join(said.split()) in text
+    assert weight["most"] > 1 / 3 > weight["least"]
 
 
 def test_a_run_writes_its_model_card(walked):

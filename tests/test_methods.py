@@ -114,7 +114,7 @@ def test_training_has_the_probes_that_adaptability_reads() -> None:
 
 def test_weigh() -> None:
     scales = RunningScales(0.9)
-    scales.update(torch.ones(RunningScales.SIZE, dtype=torch.float64))
+    scales.update(torch.ones(RunningScales(0.5).size, dtype=torch.float64))
     metrics_MR = torch.tensor([[0.1, 0.9, 0.4], [2.0, 0.0, 1.0], [0.0, 1.0, 3.0]])
     places = (torch.tensor([0, 0, 0]), torch.tensor([0, 1, 1]), 1)
     evidence = Evidence(metrics_MR, torch.ones(3), torch.ones(3), None, *places)

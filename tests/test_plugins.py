@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from compact_ds.compare import expand, split_solver
 from compact_ds.compatibility.running import RunningScales
 from compact_ds.config import load
 from compact_ds.errors import ConfigError
+from compact_ds.methods.added_metrics import with_added
 from compact_ds.methods.evidence import Evidence
 from compact_ds.methods.method import Method, add_method, method
 from compact_ds.mixer.surgery import add_solver, coefficients
@@ -51,16 +53,20 @@ def test_a_method_that_weighs_by_length():
 
 def test_a_length_penalty_joins_the_sum():
     config = load("arithmetic", [OURS, "compatibility.added={length: -0.6}", "compatibility.tau=0.3"])
-    scales = RunningScales(0.9)
-    own = config.compatibility
-    late = own.warmup
-    weight_R = method("compact").weigh(evidence(), scales, own, late)
-    # The three metrics have no spread: softmax of -0.6 * tokens / 10 / 0.3.
-    assert weight_R.tolist() == pytest.approx(shares([math.exp(-0.2 * tokens) for tokens in TOKENS]), rel=1e-5)
-    assert method("compact").weigh(evidence(), scales, own, late - 1).tolist() == pytest.approx(shares([1.0] * 5))
+    own, seen = config.compatibility, with_added(evidence(), config.compatibility.added)
+    assert seen.metrics_MR.tolist() == [[0.0] * 5] * 3 + [[1.0, 3.0, 2.0, 2.0, 0.5]]
+    scales, late = RunningScales(0.9, num_added=1), own.warmup
+    scales.update(scales.contribution(seen.metrics_MR, seen.token_loss_R, seen.example_R, 2))
+    # Deviations 1, -1 and 0.5, 0.5, -1 with 1 and 2 degrees of freedom.
+    scale = math.sqrt((1 + 1 + 0.25 + 0.25 + 1) / 3)
+    assert scales.scale_M.tolist() == pytest.approx([0, 0, 0, scale])
+    weight_R = method("compact").weigh(seen, scales, own, late)
+    # The three metrics have no spread: softmax of -0.6 * tokens / 10 / scale / 0.3.
+    assert weight_R.tolist() == pytest.approx(shares([math.exp(-0.2 * tokens / scale) for tokens in TOKENS]), rel=1e-5)
+    assert method("compact").weigh(seen, scales, own, late - 1).tolist() == pytest.approx(shares([1.0] * 5))
     for name in ("uniform", "adaptability"):
         settings = method(name).settings(own)
-        assert method(name).weigh(evidence(), scales, settings, late).tolist() == pytest.approx(shares([1.0] * 5))
+        assert method(name).weigh(seen, scales, settings, late).tolist() == pytest.approx(shares([1.0] * 5))
 
 
 def test_a_solver_that_takes_the_mean():
@@ -97,9 +103,12 @@ def test_scores_see_an_added_metric(tmp_path):
     # Words and the end of text, a token each.
     lengths = [len(r.text.split()) + 1 for r in uneven[0].rationales]
     assert len(set(lengths)) == 3
+    assert [row["length"] for row in short[:3]] == [length / 10 for length in lengths]
+    # All four questions are alike: the spread of one is the spread of all.
+    scale = statistics.stdev(length / 10 for length in lengths)
     for first, second in ((0, 1), (1, 2)):
         before, after = (math.log(r[first]["weight"] / r[second]["weight"]) for r in (plain, short))
-        assert after - before == pytest.approx(-0.5 / 0.3 * (lengths[first] - lengths[second]) / 10, abs=1e-4)
+        assert after - before == pytest.approx(-0.5 / 0.3 * (lengths[first] - lengths[second]) / 10 / scale, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_any_split_gives_the_same_update(step: Step, data: st.DataObject) -> Non
     whole.update(whole.contribution(*tensors(step)))
     order = data.draw(st.permutations(range(len(step))))
     part = data.draw(st.lists(st.integers(0, 2), min_size=len(step), max_size=len(step)))
-    total = torch.zeros(RunningScales.SIZE, dtype=torch.float64)
+    total = torch.zeros(RunningScales(0.5).size, dtype=torch.float64)
     for p in range(3):
         total += split.contribution(*tensors([step[x] for x in order if part[x] == p]))
     split.update(total)
@@ -79,7 +79,7 @@ def test_decay_by_hand() -> None:
 def test_nothing_seen() -> None:
     scales = RunningScales(0.9)
     assert scales.scale_M.tolist() == [0.0, 0.0, 0.0] and scales.mean_loss.item() == math.inf
-    scales.update(torch.zeros(RunningScales.SIZE, dtype=torch.float64))
+    scales.update(torch.zeros(RunningScales(0.5).size, dtype=torch.float64))
     assert scales.scale_M.tolist() == [0.0, 0.0, 0.0] and scales.mean_loss.item() == math.inf
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from compact_ds.compatibility.metrics import metrics
 from compact_ds.compatibility.running import RunningScales
 from compact_ds.engine.start import learning_rate
+from compact_ds.methods.added_metrics import with_added
 from compact_ds.methods.evidence import Evidence
 from compact_ds.methods.method import method
 from compact_ds.sections import Config
@@ -49,7 +50,7 @@ class Rows:
         self._max_probes = max_probes
         self._method = method("compact" if max_probes else "uniform")
         self._settings = self._method.settings(config.compatibility)
-        self._scales = RunningScales(config.compatibility.decay)
+        self._scales = RunningScales(config.compatibility.decay, num_added=len(self._settings.added))
         settings = config.optimizer
         trained = [p for p in self._lm.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
@@ -62,7 +63,7 @@ class Rows:
         """Probes, then rationales with their backward passes, then the update."""
         self.tokens = self.padded = passes = first = 0
         gold = self._gold()
-        total, loss = torch.zeros(RunningScales.SIZE, dtype=torch.float64), 0.0
+        total, loss = torch.zeros(self._scales.size, dtype=torch.float64), 0.0
         for own in self._whole_examples():
             passes += 1
             rows = [_rationale(r, i) for r in own for i in range(len(r.rationales))]
@@ -75,8 +76,9 @@ class Rows:
             metrics_MR = metrics(consensus_R, loss_R, gains, self._scales, self._settings)
             tokens_R = torch.tensor([row.scored for row in rows])
             evidence = Evidence(metrics_MR, loss_R.detach(), tokens_R, None, example_R, teacher_R, len(own))
+            evidence = with_added(evidence, self._settings.added)
             weight_R = self._method.weigh(evidence, self._scales, self._settings, self._config.compatibility.warmup)
-            total += self._scales.contribution(metrics_MR, loss_R.detach(), example_R, len(own))
+            total += self._scales.contribution(evidence.metrics_MR, loss_R.detach(), example_R, len(own))
             share = (weight_R * loss_R).sum() / len(self._records)
             share.backward()
             loss += float(share.detach())

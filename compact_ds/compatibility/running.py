@@ -13,31 +13,29 @@ from torch import Tensor
 from compact_ds.compatibility.segments import sums
 
 METRICS = ("consensus", "adaptability", "difficulty")
-"""Order of the metrics along M."""
+"""Order of the metrics along M; those that a user added come after them."""
 
 SMALLEST_SCALE = 1e-6
 """A spread below this (shares or nats) is rounding of fp32 losses, and dividing by it would make weights of noise."""
-
-_M = len(METRICS)
 
 
 class RunningScales:
     """Decayed sums over steps; a step reads them as they were before it, so no result depends on how it was split.
 
-    `sums` is a float64 vector [8]: per metric the squared within-example deviations, per metric their degrees of
-    freedom, then the sum and the number of token losses.
+    `sums` is a float64 vector [2 M + 2]: per metric the squared within-example deviations, per metric their degrees of
+    freedom, then the sum and the number of token losses. M is 3 and `num_added`.
     """
 
-    SIZE = 2 * _M + 2
-
-    def __init__(self, decay: float, device: torch.device | str = "cpu") -> None:
+    def __init__(self, decay: float, device: torch.device | str = "cpu", num_added: int = 0) -> None:
         self.decay = decay
-        self.sums = torch.zeros(self.SIZE, dtype=torch.float64, device=device)
+        self._num_metrics = len(METRICS) + num_added
+        self.size = 2 * self._num_metrics + 2
+        self.sums = torch.zeros(self.size, dtype=torch.float64, device=device)
 
     @property
     def scale_M(self) -> Tensor:
         """Pooled within-example standard deviation of each metric, float64; 0 where no spread was seen."""
-        squares_M, freedom_M = self.sums[:_M], self.sums[_M : 2 * _M]
+        squares_M, freedom_M = self.sums[:-2].view(2, self._num_metrics)
         scale_M = (squares_M / torch.where(freedom_M > 0, freedom_M, 1.0)).sqrt()
         return torch.where(scale_M < SMALLEST_SCALE, 0.0, scale_M)
 
@@ -49,7 +47,7 @@ class RunningScales:
 
     @torch.no_grad()
     def contribution(self, metrics_MR: Tensor, token_loss_R: Tensor, example_R: Tensor, num_examples: int) -> Tensor:
-        """What these rationales add to the sums, float64 [8]; contributions of a step are added up by the caller.
+        """What these rationales add to the sums, float64 [2 M + 2]; contributions of a step are added up by the caller.
 
         Deviations are taken from the plain mean of an example's rationales and an example with n of them has n - 1
         degrees of freedom, so one with a single rationale adds nothing and few or many teachers give the same scale.
@@ -65,11 +63,13 @@ class RunningScales:
         freedom = (size_X - 1).clamp(min=0).sum()
         measured = torch.where(self.mean_loss.isinf(), 0.0, freedom)
         count = size_X.sum()
-        return torch.stack([*squares, freedom, freedom, measured, token_loss_R.sum(), count])
+        freedoms = [measured if name == "difficulty" else freedom for name in METRICS]
+        freedoms += [freedom] * (self._num_metrics - len(METRICS))
+        return torch.stack([*squares, *freedoms, token_loss_R.sum(), count])
 
     @torch.no_grad()
     def update(self, total: Tensor) -> None:
-        """Take in a whole step: `total` [8] is the sum of its contributions over micro-batches and ranks."""
+        """Take in a whole step: `total` [2 M + 2] is the sum of its contributions over micro-batches and ranks."""
         self.sums = self.decay * self.sums + total.to(self.sums)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -29,22 +29,18 @@ def weights(
     scales: RunningScales,
     settings: CompatibilityConfig,
     step: int,
-    added_R: Tensor | None = None,
 ) -> Tensor:
     """w_k of every rationale, fp32, [R]; they sum to 1 over each example.
 
-    `metrics_MR` holds C, A, D in the order of `running.METRICS`; `scales` are those from before the step; `step` counts
-    optimizer steps from 0, and those below `settings.warmup` are uniform. A teacher with m rationales on a question
-    enters the softmax with a prior of 1/m each and the centring with a weight of 1/m each, so that it counts once
+    `metrics_MR` holds C, A, D, then the metrics of `settings.added` in its order; `scales` are those from before the step;
+    `step` counts optimizer steps from 0, and those below `settings.warmup` are uniform. A teacher with m rationales on a
+    question enters the softmax with a prior of 1/m each and the centring with a weight of 1/m each, so that it counts once
     however often it answers. A term with coefficient 0, or with a metric that has not spread yet, is left out.
-    `added_R` joins the sum as it is.
     """
     uniform_R = _uniform(example_R, teacher_R, num_examples)
     if step < settings.warmup:
         return uniform_R.float()
     score_R = _score(metrics_MR.double(), uniform_R, example_R, num_examples, scales, settings)
-    if added_R is not None:
-        score_R = score_R + added_R
     logit_R = uniform_R.log() + score_R / settings.tau
     power_R = (logit_R - maxima(logit_R, example_R, num_examples)[example_R]).exp()
     soft_R = power_R / sums(power_R, example_R, num_examples)[example_R]
@@ -65,8 +61,8 @@ def _score(
     scales: RunningScales,
     settings: CompatibilityConfig,
 ) -> Tensor:
-    """alpha C + beta A - gamma D, each centred over its example and divided by its running scale; [R]."""
-    coefficients = (settings.alpha, settings.beta, -settings.gamma)
+    """alpha C + beta A - gamma D + what was added, each centred over its example and divided by its running scale; [R]."""
+    coefficients = (settings.alpha, settings.beta, -settings.gamma, *settings.added.values())
     scale_M = scales.scale_M
     score_R = torch.zeros_like(uniform_R)
     for m, coefficient in enumerate(coefficients):

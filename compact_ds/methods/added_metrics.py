@@ -1,11 +1,12 @@
 """Metrics that users add beside consensus, adaptability and difficulty: functions of what a micro-batch shows.
 
-Owns their registry and their sum. The three metrics of the method are `compatibility`'s. Legend: `compatibility.segments`.
+Owns their registry and how they join the three, which are `compatibility`'s. Legend: `compatibility.segments`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,7 +17,15 @@ from compact_ds.plugins import Registry
 Metric = Callable[[Evidence], Tensor]
 """One value a rationale, [R]; a function of the rationales of its own example alone, so that no weight depends on the split."""
 
-_ADDED: Registry[Metric] = Registry("metric", ("consensus", "adaptability", "difficulty"))
+_TAKEN = (
+    "consensus", "adaptability", "difficulty", "token_loss", "weight", "weight_right", "weight_wrong", "step", "lr", "loss",
+    "grad_norm", "examples", "tokens", "right_share", "step_seconds", "seconds", "traffic_bytes", "gradient_norm",
+    "gradient_cosine", "retention_agreement", "reference_loss", "id", "teacher", "index", "pmi", "epiphany_step", "train",
+    "evaluation", "outcome",
+)  # fmt: skip
+"""What stands beside the metrics in `metrics.jsonl`, in scores and among TensorBoard's tags."""
+
+_ADDED: Registry[Metric] = Registry("metric", _TAKEN)
 
 
 def add_metric(name: str, metric: Metric) -> None:
@@ -25,12 +34,11 @@ def add_metric(name: str, metric: Metric) -> None:
 
 
 @torch.no_grad()
-def added_score(evidence: Evidence, coefficients: Mapping[str, float]) -> Tensor | None:
-    """Sum of coefficient times metric, [R] float64; None without any. The config has seen to it that all are known."""
-    total_R = None
-    for name, coefficient in coefficients.items():
+def with_added(evidence: Evidence, names: Iterable[str]) -> Evidence:
+    """The evidence with a row a name after the three in `metrics_MR`. The config has seen to it that all names are known."""
+    rows = [evidence.metrics_MR.double()]
+    for name in names:
         metric = _ADDED.get(name)
         assert metric is not None, name
-        term_R = coefficient * metric(evidence).double()
-        total_R = term_R if total_R is None else total_R + term_R
-    return total_R
+        rows.append(metric(evidence).to(rows[0])[None])
+    return replace(evidence, metrics_MR=torch.cat(rows)) if len(rows) > 1 else evidence

@@ -14,8 +14,9 @@ from torch import Tensor
 class Evidence:
     """One entry a rationale, R of them, sorted by example; nothing here takes a gradient.
 
-    `metrics_MR` are C, A and D in the order of `running.METRICS`; `token_loss_R` is in nats per token, `tokens_R` counts tokens;
-    `rank_ratio_R` is the rank-surprisal ratio where the method asked for it; `teacher_R` indexes the data's teachers.
+    `metrics_MR` are C, A and D in the order of `running.METRICS`, then those that users added, once they are there;
+    `token_loss_R` is in nats per token, `tokens_R` counts tokens; `rank_ratio_R` is the rank-surprisal ratio where the method
+    asked for it; `teacher_R` indexes the data's teachers.
     """
 
     metrics_MR: Tensor

@@ -16,7 +16,6 @@ from torch import Tensor
 from compact_ds.compatibility.running import RunningScales
 from compact_ds.compatibility.weights import uniform_weights, weights
 from compact_ds.errors import ConfigError, nearest
-from compact_ds.methods.added_metrics import added_score
 from compact_ds.methods.baselines import confidence_weights, lowest_rank_ratio, token_weights
 from compact_ds.methods.evidence import Evidence
 from compact_ds.plugins import Registry, added
@@ -75,7 +74,7 @@ class Method:
         """
         coefficients: dict[str, Any] = {name: 0.0 for name in COEFFICIENTS if name not in self.uses}
         if self.name in ALONE:
-            coefficients |= {ALONE[self.name]: 1.0, "added": {}}
+            coefficients |= {ALONE[self.name]: 1.0, "added": dict.fromkeys(config.added, 0.0)}
         return config.model_copy(update=coefficients)
 
     def probes(self, config: CompatibilityConfig, most: int) -> int:
@@ -132,7 +131,7 @@ class Method:
         places = (evidence.example_R, evidence.teacher_R, evidence.num_examples)
         if not self.uses:
             return uniform_weights(*places)
-        return weights(evidence.metrics_MR, *places, scales, settings, step, added_score(evidence, settings.added))
+        return weights(evidence.metrics_MR, *places, scales, settings, step)
 
 
 _ADDED: Registry[Method] = Registry("method", METHODS)

@@ -1,44 +1,47 @@
 """Everything that ranks must agree on in one optimizer step, in one vector and one all-reduce.
 
 Owns the vector's layout. It carries counts, sums for the metrics, the running scales' share, finiteness and stop requests;
-for T teachers it is 8 * (13 + 8 T) bytes.
+for M metrics and T teachers it is 8 * (7 + 2 M + (5 + M) T) bytes.
 
 Legend: R rationales, T teachers, M metrics.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from compact_ds.compatibility.running import RunningScales
+from compact_ds.compatibility.running import METRICS, RunningScales
 
 _HEAD = ("stop", "unfit", "examples", "tokens", "loss")
-_METRICS = ("weight", "consensus", "adaptability", "difficulty", "token_loss")
-_PER_TEACHER = ("count", *_METRICS, "count_right", "weight_right")
-_SCALES = slice(len(_HEAD), len(_HEAD) + RunningScales.SIZE)
 
 
 @dataclass(frozen=True, slots=True)
 class Agreed:
-    """The sums over all ranks, on the host."""
+    """The sums over all ranks, on the host; `per_teacher` has counts and the sums of `metrics`, weight among them."""
 
     stop: bool
     num_unfit: int
     examples: int
     tokens: int
     loss: float
-    per_teacher: dict[str, list[float]]
+    metrics: tuple[str, ...]
+    per_teacher: dict[str, dict[str, float]]
 
 
 class Agreement:
     """One rank's share of a step, summed over its micro-batches; float64 so that counts stay exact."""
 
-    def __init__(self, num_teachers: int, device: torch.device) -> None:
+    def __init__(self, num_teachers: int, device: torch.device, added: Sequence[str] = ()) -> None:
+        """`added` names the metrics beside the three."""
         self._num_teachers = num_teachers
-        size = _SCALES.stop + num_teachers * len(_PER_TEACHER)
+        self._metrics = ("weight", *METRICS, *added, "token_loss")
+        self._columns = ("count", *self._metrics, "count_right", "weight_right")
+        self._scales = slice(len(_HEAD), len(_HEAD) + RunningScales(0.0, num_added=len(added)).size)
+        size = self._scales.stop + num_teachers * len(self._columns)
         self.vector = torch.zeros(size, dtype=torch.float64, device=device)
 
     @torch.no_grad()
@@ -51,17 +54,17 @@ class Agreement:
         counts: tuple[int, int],
         scales_share: Tensor,
     ) -> None:
-        """A micro-batch: C, A, D, losses, weights, (teacher, right) of its rationales, (examples, trained tokens)."""
+        """A micro-batch: C, A, D and what was added, losses, weights, (teacher, right) of its rationales, (examples, tokens)."""
         teacher_R, right_R = labels_R
         loss_R = token_loss_R.detach()
         unfit = (~(torch.isfinite(loss_R) & torch.isfinite(weight_R) & torch.isfinite(metrics_MR).all(0))).sum()
         # In float64 before the stack, which would round the counts to the loss's type.
         loss = (weight_R.double() * loss_R).sum()
         self.vector[1 : len(_HEAD)] += torch.stack([unfit, *torch.tensor(counts, device=loss.device), loss])
-        self.vector[_SCALES] += scales_share
+        self.vector[self._scales] += scales_share
         ones_R = torch.ones_like(loss_R)
         columns = (ones_R, weight_R, *metrics_MR, loss_R, right_R, weight_R * right_R)
-        table_TF = self.vector[_SCALES.stop :].view(self._num_teachers, -1)
+        table_TF = self.vector[self._scales.stop :].view(self._num_teachers, -1)
         table_TF.index_add_(0, teacher_R, torch.stack([c.double() for c in columns], dim=1))
 
     def request_stop(self) -> None:
@@ -71,15 +74,19 @@ class Agreement:
     @property
     def scales_total(self) -> Tensor:
         """After the all-reduce: what `RunningScales.update` takes."""
-        return self.vector[_SCALES]
+        return self.vector[self._scales]
 
     def read(self, teachers: tuple[str, ...]) -> Agreed:
         """After the all-reduce: the sums on the host. This is the step's one device-to-host sync."""
         values = self.vector.tolist()
         stop, unfit, examples, tokens, loss = values[: len(_HEAD)]
-        width = len(_PER_TEACHER)
-        rows = {t: values[_SCALES.stop + i * width : _SCALES.stop + (i + 1) * width] for i, t in enumerate(teachers)}
-        return Agreed(stop > 0, int(unfit), int(examples), int(tokens), loss, rows)
+        width = len(self._columns)
+        starts = range(self._scales.stop, len(values), width)
+        rows = {
+            teacher: dict(zip(self._columns, values[start : start + width], strict=True))
+            for teacher, start in zip(teachers, starts, strict=True)
+        }
+        return Agreed(stop > 0, int(unfit), int(examples), int(tokens), loss, self._metrics, rows)
 
 
 def teacher_means(agreed: Agreed) -> dict[str, dict[str, float]]:
@@ -87,13 +94,12 @@ def teacher_means(agreed: Agreed) -> dict[str, dict[str, float]]:
 
     Teachers without a rationale in the step are absent.
     """
-    means: dict[str, dict[str, float]] = {name: {} for name in _METRICS}
+    means: dict[str, dict[str, float]] = {name: {} for name in agreed.metrics}
     means |= {"weight_right": {}, "weight_wrong": {}}
-    for teacher, row in agreed.per_teacher.items():
-        values = dict(zip(_PER_TEACHER, row, strict=True))
+    for teacher, values in agreed.per_teacher.items():
         if not values["count"]:
             continue
-        for name in _METRICS:
+        for name in agreed.metrics:
             means[name][teacher] = values[name] / values["count"]
         wrong = values["count"] - values["count_right"]
         if values["count_right"]:
@@ -105,5 +111,5 @@ def teacher_means(agreed: Agreed) -> dict[str, dict[str, float]]:
 
 def right_share(agreed: Agreed) -> float:
     """Share of the step's weight that lies on right rationales."""
-    right = sum(row[_PER_TEACHER.index("weight_right")] for row in agreed.per_teacher.values())
+    right = sum(row["weight_right"] for row in agreed.per_teacher.values())
     return right / agreed.examples if agreed.examples else 0.0

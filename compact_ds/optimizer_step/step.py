@@ -6,22 +6,24 @@ Owns the order of DESIGN's section 4 within a step, and what happens when a loss
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from compact_ds.compatibility.metrics import metrics
-from compact_ds.compatibility.running import RunningScales
+from compact_ds.compatibility.running import METRICS, RunningScales
 from compact_ds.engine.ranks import Ranks
 from compact_ds.engine.start import Engine
 from compact_ds.errors import DataError, UserError
+from compact_ds.methods.added_metrics import with_added
 from compact_ds.methods.baselines import rank_surprisal_ratio
 from compact_ds.methods.evidence import Evidence
 from compact_ds.mixer.agreement import Agreed, Agreement, right_share, teacher_means
 from compact_ds.mixer.gradient_mode import Reference
 from compact_ds.optimizer_step.batches import StepBatches
+from compact_ds.optimizer_step.ends import Noted, ends
 from compact_ds.optimizer_step.mixing import Mixed, Mixing
 from compact_ds.optimizer_step.passes import Passes, Weighed
 from compact_ds.optimizer_step.reference_sets import ReferenceSet
@@ -45,12 +47,16 @@ class StepMetrics:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """A step's metrics, whether some rank was asked to stop, and what must end the run once it has a checkpoint."""
+    """A step's metrics, whether some rank was asked to stop, and what must end the run once it has a checkpoint.
+
+    `ends`: the most and the least compatible rationale, on the first rank, at steps that note texts.
+    """
 
     metrics: StepMetrics
     per_teacher: dict[str, dict[str, float]]
     stop: bool
     fault: UserError | None = None
+    ends: tuple[Noted, Noted] | None = None
 
 
 class Step:
@@ -68,11 +74,11 @@ class Step:
         self._settings = data.method.settings(config.compatibility)
         self._passes = Passes(config, engine, ranks)
         self._mixing = Mixing(config, data.teachers, self._passes, references or {}, data.method.teacher)
-        self.scales = RunningScales(config.compatibility.decay, ranks.device)
+        self.scales = RunningScales(config.compatibility.decay, ranks.device, len(self._settings.added))
 
     def run(self, step: int, lr: float, asked_to_stop: bool) -> StepResult:
         """Optimizer step `step`. Raises UserError on all ranks alike when a loss, weight or gradient is no number."""
-        agreement = Agreement(len(self._data.teachers), self._ranks.device)
+        agreement = Agreement(len(self._data.teachers), self._ranks.device, tuple(self._settings.added))
         if asked_to_stop:
             agreement.request_stop()
         with phase("data"):
@@ -98,7 +104,7 @@ class Step:
             remedy = "lower optimizer.lr, or set optimizer.grad_clip"
             raise UserError(f"step {step}", f"gradient norm {norm}", "finite gradients", remedy)
         self.scales.update(agreement.scales_total)
-        return _result(agreed, norm, mixed)
+        return replace(_result(agreed, norm, mixed), ends=self._ends(step, batches, weight_M))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
@@ -108,6 +114,11 @@ class Step:
         """Go on from `state`."""
         self.scales.load_state_dict(state["scales"])
         self._mixing.bad_in_a_row.update(state["bad_in_a_row"])
+
+    def _ends(self, step: int, batches: StepBatches, weight_M: Tensor) -> tuple[Noted, Noted] | None:
+        every = self._config.texts_every
+        is_due = every > 0 and step % every == 0 and self._ranks.is_first
+        return ends(batches, weight_M, self._data.teachers) if is_due else None
 
     def _weigh(self, batch: Batch, step: int, agreement: Agreement) -> Weighed:
         """Forward pass of a micro-batch: losses and weights, and its share of what ranks agree on."""
@@ -121,17 +132,19 @@ class Step:
         return Weighed(measured.token_loss_R, weight_R)
 
     def _measure(self, batch: Batch, step: int) -> tuple[Measurement, Tensor, Tensor]:
-        """Forward pass of a micro-batch: what the student makes of it, its C, A, D as [3, R], its weights [R]."""
+        """Forward pass of a micro-batch: what the student makes of it, its metrics as [M, R], its weights [R]."""
         with phase("forward"):
             lse_N, z_N1, *ranks = self._engine.forward(batch)
         measured = measure(lse_N, z_N1, batch, self._config.kernels, *ranks)
         metrics_MR = metrics(batch.consensus_R, measured.token_loss_R, measured.gains, self.scales, self._settings)
-        weight_R = self._data.method.weigh(_evidence(measured, metrics_MR, batch), self.scales, self._settings, step)
-        return measured, metrics_MR, weight_R
+        evidence = with_added(_evidence(measured, metrics_MR, batch), self._settings.added)
+        weight_R = self._data.method.weigh(evidence, self.scales, self._settings, step)
+        return measured, evidence.metrics_MR, weight_R
 
     def _refuse(self, step: int, batches: StepBatches) -> None:
         """Name what has no finite loss or weight, on every rank the same."""
         unfit: list[tuple[str, str]] = []
+        names = ", ".join((*METRICS, *self._settings.added))
         for batch, records in zip(batches.batches, batches.records, strict=True):
             with torch.no_grad():
                 measured, metrics_MR, weight_R = self._measure(batch.to(self._ranks.device), step)
@@ -141,7 +154,7 @@ class Step:
                 example, index = batch.places_R[i]
                 teacher = self._data.teachers[records[example].rationales[index].teacher]
                 values = [round(float(v), 4) for v in (*measured_VR[:, i], weight_R[i])]
-                found = f"{teacher}: consensus, adaptability, difficulty, token loss, weight {values}"
+                found = f"{teacher}: {names}, token loss, weight {values}"
                 unfit.append((records[example].where, found))
         everyone = [one for part in self._ranks.gather(unfit) for one in part]
         where, found = everyone[0]

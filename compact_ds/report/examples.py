@@ -38,11 +38,11 @@ def browser(run: Run, scores: Scores) -> dict[str, Any]:
     return {
         "run": run.name,
         "source": scores.source,
-        "items": [_item(one, run.predictions.get(one.example.id)) for one in scores.examples],
+        "items": [_item(one, run.predictions.get(one.example.id), run.added) for one in scores.examples],
     }
 
 
-def _item(scored: Scored, prediction: Row | None) -> dict[str, Any]:
+def _item(scored: Scored, prediction: Row | None, added: Sequence[str]) -> dict[str, Any]:
     example = scored.example
     said = {"text": prediction["text"], "right": bool(prediction["right"])} if prediction else None
     return {
@@ -51,12 +51,12 @@ def _item(scored: Scored, prediction: Row | None) -> dict[str, Any]:
         "answer": example.answer,
         "said": said,
         "missing": len(example.rationales) - len(scored.rows),
-        "rationales": [_rationale(scored, index) for index in sorted(scored.rows)],
+        "rationales": [_rationale(scored, index, added) for index in sorted(scored.rows)],
         "graph": _graph(scored),
     }
 
 
-def _rationale(scored: Scored, index: int) -> dict[str, Any]:
+def _rationale(scored: Scored, index: int, added: Sequence[str]) -> dict[str, Any]:
     rationale, row = scored.example.rationales[index], scored.rows[index]
     return {
         "teacher": rationale.teacher,
@@ -68,6 +68,8 @@ def _rationale(scored: Scored, index: int) -> dict[str, Any]:
         "right": scored.is_right(index),
         "wins": index == scored.winner,
         "epiphany": row["epiphany_step"],
+        # A scores file may be older than the metric.
+        "added": [[name, row[name]] for name in added if name in row],
         **{key: row[key] for key in ("weight", "consensus", "adaptability", "difficulty", "token_loss")},
     }
 

@@ -72,6 +72,11 @@ class Run:
         """Every teacher that got a weight, by name."""
         return sorted({teacher for row in self.steps for teacher in row["weight"]})
 
+    @cached_property
+    def added(self) -> list[str]:
+        """Metrics of the user's own, beside the three."""
+        return list(self.config.get("compatibility", {}).get("added", {}))
+
     def _rows(self, name: str) -> list[Row]:
         return read(self.folder / name) if (self.folder / name).is_file() else []
 

@@ -41,13 +41,13 @@ def _of_run(run: Run, colour: Mapping[str, str], *, is_alone: bool) -> Block:
     domain = (0.0, min(1.0, max(2 * equal, 1.05 * max(row["value"] for row in found))))
     until = start if is_shown else None
     weight = lines(found, "share", colour, height=240, level=equal, start=until, domain=domain)
-    # A method that has no use for a metric leaves it at zero.
-    measured = {key: _rows(run, key) for key in _BENEATH if any(row["value"] for row in _rows(run, key))}
-    beneath = [
-        chart(f"{title}, {unit}", lines(measured[key], unit, colour, height=110, start=until))
-        for key, (title, unit) in _BENEATH.items()
-        if key in measured
-    ]
+    beneath = []
+    for key, (title, unit) in {**_BENEATH, **{name: (name, "") for name in run.added}}.items():
+        measured = _rows(run, key)
+        # A method that has no use for a metric leaves it at zero.
+        if any(row["value"] for row in measured):
+            named = f"{title}, {unit}" if unit else title
+            beneath.append(chart(named, lines(measured, unit or title, colour, height=110, start=until)))
     if is_alone:
         beneath = [beside([column("", [one]) for one in beneath])]
     return column(run.name, [chart("Weight, share", weight), *beneath, _late(run)])
@@ -62,8 +62,8 @@ def _rows(run: Run, key: str) -> list[dict[str, Any]]:
 
 
 def _late(run: Run) -> Block:
-    names = ("weight", "weight_right", "weight_wrong", *_BENEATH)
+    names = ("weight", "weight_right", "weight_wrong", *_BENEATH, *run.added)
     means = {name: late_means(run, name) for name in names}
-    head = ["teacher", "weight", "where right", "where wrong", "C", "A", "D", "token loss"]
+    head = ["teacher", "weight", "where right", "where wrong", "C", "A", "D", "token loss", *run.added]
     rows = [[teacher, *(means[name].get(teacher) for name in names)] for teacher in run.teachers]
     return table("Means over the last quarter", head, rows)

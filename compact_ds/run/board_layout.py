@@ -18,16 +18,17 @@ PER_TEACHER = {
 }
 
 
-def layout(teachers: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+def layout(teachers: Sequence[str], added: Sequence[str] = ()) -> dict[str, dict[str, list[Any]]]:
     """For `SummaryWriter.add_custom_scalars`: a chart a metric with all teachers, then a group a teacher with a chart a metric.
 
-    Tags in it are regular expressions, so teachers that come later stand in the charts of all.
+    `added` are metrics of the user's own. Tags are regular expressions: teachers that come later stand in the charts of all.
     """
-    together = {title: ["Multiline", [f"^{key}/.*$"]] for key, title in PER_TEACHER.items()}
+    per_teacher = PER_TEACHER | {name: name for name in added}
+    together = {title: ["Multiline", [f"^{key}/.*$"]] for key, title in per_teacher.items()}
     right = {"Weight on right rationales": ["Multiline", ["^train/right_share$", "^weight_right/.*$"]]}
     found: dict[str, dict[str, list[Any]]] = {"Teachers": together | right}
     for teacher in teachers:
-        own = {title: ["Multiline", [f"^{key}/{re.escape(teacher)}$"]] for key, title in PER_TEACHER.items()}
+        own = {title: ["Multiline", [f"^{key}/{re.escape(teacher)}$"]] for key, title in per_teacher.items()}
         found[f"Teacher {teacher}"] = own
     return found
 

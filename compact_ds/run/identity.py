@@ -21,6 +21,7 @@ MAY_CHANGE = (
     "checkpoint_keep",
     "checkpoint_keep_every",
     "checkpoint_failure",
+    "texts_every",
     "evaluation",
     # Where data lies. What it holds counts, by hash.
     "data.train",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ EVALUATIONS = "evaluations.jsonl"
 class RunLog:
     """The first rank's record of a run; a resumed run goes on after `first_step` lines."""
 
-    def __init__(self, folder: Path, first_step: int, max_steps: int, name: str) -> None:
+    def __init__(self, folder: Path, first_step: int, max_steps: int, name: str, added: Sequence[str] = ()) -> None:
+        """`added` are metrics of the user's own, beside the three."""
         self._metrics = _continue(folder / METRICS, first_step)
         # The step of a checkpoint is not evaluated again; a run that starts over evaluates step 0.
         self._evaluations = _continue(folder / EVALUATIONS, first_step + 1 if first_step else 0)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
-        self._has_layout = False
+        self._added, self._has_layout = added, False
         self._last: Mapping[str, Any] = {}
         self._bar = tqdm(total=max_steps, initial=first_step, desc=name, unit="step", dynamic_ncols=True)
         for row in read(folder / EVALUATIONS):
@@ -41,7 +42,7 @@ class RunLog:
         """One optimizer step: a line, a point on every curve, a tick of the bar."""
         _append(self._metrics, row)
         if not self._has_layout:
-            self._board.add_custom_scalars(layout(sorted(row["weight"])))
+            self._board.add_custom_scalars(layout(sorted(row["weight"]), self._added))
             self._has_layout = True
         self._board.add_histogram("weight_of_teachers", np.array(list(row["weight"].values())), row["step"])
         for key, value in row.items():
@@ -54,6 +55,11 @@ class RunLog:
         speed = row["tokens"] / row["step_seconds"]
         self._bar.set_postfix_str(f"loss={row['loss']:.3f} {speed:,.0f} tokens/s {weights:.60}", refresh=False)
         self._bar.update()
+
+    def texts(self, texts: Mapping[str, str], step: int) -> None:
+        """Texts in Markdown by tag, to read in TensorBoard."""
+        for tag, text in texts.items():
+            self._board.add_text(f"rationales/{tag}", text, step)
 
     def evaluation(self, row: Mapping[str, Any]) -> None:
         """One evaluation on held-out questions."""

@@ -6,6 +6,7 @@ Owns the forms. The rows themselves are `score`'s.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,9 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def totals(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Number of rationales, and per teacher the means of weight, metrics and token loss."""
-    names = ("weight", *METRICS, "token_loss")
+def totals(rows: list[dict[str, Any]], added: Iterable[str] = ()) -> dict[str, Any]:
+    """Number of rationales, and per teacher the means of weight, metrics, `added` ones too, and token loss."""
+    names = ("weight", *METRICS, *added, "token_loss")
     teachers = sorted({row["teacher"] for row in rows})
     of = {t: [row for row in rows if row["teacher"] == t] for t in teachers}
     means = {name: {t: sum(row[name] for row in of[t]) / len(of[t]) for t in teachers} for name in names}

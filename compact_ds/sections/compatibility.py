@@ -33,8 +33,8 @@ class CompatibilityConfig(Section):
     difficulty: Literal["above", "zone"] = "above"
     """`above`: nats per token over the running mean loss; `zone`: distance from `zone` above it."""
     added: dict[str, float] = Field(default_factory=dict)
-    """Metrics that an extension registered, by name, with their coefficients in `compact` and its ablations: their sum joins
-    alpha C + beta A - gamma D as it is, in the metric's own units."""
+    """Metrics that an extension registered, by name, with their coefficients in `compact` and its ablations, where they join
+    alpha C + beta A - gamma D, standardised as those are."""
     zone: float = 0.0
     """Centre of the preferred zone, in nats per token above the running mean loss."""
 

@@ -61,6 +61,9 @@ class Config(Section):
     """Keep also every checkpoint at a multiple of so many steps; 0 for none."""
     checkpoint_failure: Literal["stop", "go_on"] = "stop"
     """When a checkpoint cannot be written: end the run, the last one intact, or say so and go on without it."""
+    texts_every: int = Field(50, ge=0)
+    """Show in TensorBoard, every so many steps, the most and the least compatible rationale of the first rank's questions; 0 for
+    none."""
     extensions: list[str] = Field(default_factory=list)
     """Modules of yours that register methods, solvers or metrics. They are imported, that is run, when the config is read."""
     callbacks: list[str] = Field(default_factory=list)

@@ -80,7 +80,8 @@ function drawRationale(one, most) {
   const bar = element("div");
   bar.style.width = `${(100 * one.weight).toFixed(1)}%`;
   bar.style.background = colour;
-  const metrics = `C ${number(one.consensus)} · A ${signed(one.adaptability)} nats · D ${signed(one.difficulty)} nats · loss ${number(one.token_loss)}`;
+  const added = one.added.map(([name, value]) => ` · ${name} ${number(value)}`).join("");
+  const metrics = `C ${number(one.consensus)} · A ${signed(one.adaptability)} nats · D ${signed(one.difficulty)} nats · loss ${number(one.token_loss)}${added}`;
   const steps = element("div", "steps");
   one.steps.forEach((step, i) => append(steps, ...drawStep(step, i + 1 === one.epiphany, most)));
   append(steps, element("span", "conclusion", one.conclusion));
