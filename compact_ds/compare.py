@@ -41,7 +41,7 @@ class Plan:
 
     `METHOD+SOLVER` is the method in gradient mode with that solver, `compact+pcgrad` for example.
 
-    `jobs` is the number of runs at a time; None fills the machine.
+    `jobs` is the number of runs at a time; None fills the machine. `quiet` shows no progress.
     """
 
     config: str
@@ -50,6 +50,7 @@ class Plan:
     seeds: int
     nprocs: int
     jobs: int | None
+    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def run(plan: Plan, as_json: bool = False) -> int:
     runs = [_run(plan, base, method, base.seed + number) for method in methods for number in range(plan.seeds)]
     waiting = [run.job for run in runs if not is_finished(run)]
     try:
-        failed = run_jobs(waiting, _slots(plan, len(waiting)), console)
+        failed = run_jobs(waiting, _slots(plan, len(waiting)), Console(stderr=True, quiet=plan.quiet))
     except Stopped as stopped:
         console.print("stopped; the same command goes on from here")
         return 128 + stopped.number

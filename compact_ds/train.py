@@ -7,6 +7,7 @@ Owns the order of things in a run. One process, or one of many under the `deepsp
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import sys
@@ -47,6 +48,8 @@ from compact_ds.student import export
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student
 from compact_ds.tree.tokenise import Tokeniser
+
+_LOG = logging.getLogger("compact_ds")
 
 
 def main(config: Config, resume: bool, trust: bool = False, callbacks: Sequence[hooks.Callback] = ()) -> int:
@@ -270,7 +273,7 @@ class _Run:
                 f"{kind} {size / 2**20:,.2f} MiB ({found['bytes_per_step_of_parameters'][kind]:.3f} x parameters)"
                 for kind, size in sizes.items()
             )
-            sys.stderr.write(f"traffic of a step on each rank: {kinds}\n")
+            _LOG.info("traffic of a step on each rank: %s", kinds)
 
     def _say_how_to_resume(self, log: RunLog | None) -> int:
         if log is not None:

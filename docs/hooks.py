@@ -133,15 +133,7 @@ def commands_page() -> str:
         "",
         "What `--help` prints. `key=value` settings are those of the [configuration](configuration.md).",
     ]
-    for parser in _parsers(cli._parser()):
-        parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=96)
+    for parser in cli.parsers(cli._parser()):
+        parser.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=96)
         lines += ["", f"## {parser.prog}", "", "```text", parser.format_help().rstrip(), "```"]
     return "\n".join(lines) + "\n"
-
-
-def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for inner in dict.fromkeys(action.choices.values()):
-                yield from _parsers(inner)

@@ -39,7 +39,7 @@ class Start:
 
 def launch(
     config: str | Path, overrides: Sequence[str], nprocs: int | None, resume: bool = False, trust: bool = False,
-    cluster: Cluster | None = None, max_restarts: int = 0, dry_run: bool = False,
+    cluster: Cluster | None = None, max_restarts: int = 0, dry_run: bool = False, quiet: bool = False,
 ) -> int:  # fmt: skip
     """Train `config` under `overrides` and return the exit code. `nprocs` are the ranks of this machine, 1 by default.
 
@@ -50,7 +50,7 @@ def launch(
     checked = load(config, list(overrides))
     # The name is in every process's command line: whoever ends a run by that ends no other.
     name = uuid.uuid4().hex[:12]
-    switches = [word for word, is_on in (("--resume", resume), ("--trust", trust)) if is_on]
+    switches = [word for word, is_on in (("--resume", resume), ("--trust", trust), ("--quiet", quiet)) if is_on]
     words = [str(config), *overrides, f"--launch-id={name}", *switches]
     task = Task(TRAIN, words, max_restarts)
     start = _plan(task, cluster, nprocs, checked)

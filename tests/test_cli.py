@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -11,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from compact_ds import __version__, cli
+from compact_ds.cli.examples import EXAMPLES
 from compact_ds.errors import UserError
+from compact_ds.launcher.arguments import take_late_overrides
 
 ROOT = Path(__file__).parents[1]
 
@@ -152,3 +157,53 @@ def test_data_import_and_verify_print_what_came_of_it(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["rationales"] == {"ada": 1, "ben": 1}
     assert cli.main(["data", "verify", str(output), "--json"]) == 0
     assert {t: c["right"] for t, c in json.loads(capsys.readouterr().out)["teachers"].items()} == {"ada": 1, "ben": 0}
+
+
+COMMANDS = [one for one in cli.parsers(cli._parser()) if one.get_default("run") is not None]
+
+
+@pytest.mark.parametrize("parser", COMMANDS, ids=lambda parser: parser.prog)
+def test_help_has_examples_that_parse_and_fits_80_columns(parser: argparse.ArgumentParser, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, parser.format_help().split("examples:")[0].splitlines())) <= 80
+    for line in EXAMPLES[parser.prog]:
+        words = shlex.split(re.sub(r'^eval "\$\((.*)\)"$', r"\1", line))
+        assert words[: len(parser.prog.split())] == parser.prog.split()
+        arguments, rest = cli._parser().parse_known_args(words[1:])
+        assert take_late_overrides(arguments, rest) == []
+    assert parser.epilog and all(line in parser.epilog for line in EXAMPLES[parser.prog])
+
+
+def test_every_example_is_of_a_command() -> None:
+    assert set(EXAMPLES) == {parser.prog for parser in COMMANDS} | {"compact-ds"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("compact-ds tra", "train"),
+        ("compact-ds data ge", "generate"),
+        ("compact-ds report --exa", "--examples"),
+        ("compact-ds completion z", "zsh"),
+        ("compact-ds report ru", "runs"),
+        ("compact-ds score REA", "README.md"),
+    ],
+)
+def test_bash_completes(typed: str, expected: str, tmp_path: Path, capsys) -> None:
+    (tmp_path / "README.md").touch()
+    (tmp_path / "runs").mkdir()
+    assert cli.main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    words = typed.split()
+    asked = f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; COMP_LINE={shlex.quote(typed)}"
+    code = f'source ./script; complete -p compact-ds; {asked}; COMP_TYPE=9; _shtab_compact_ds; echo "${{COMPREPLY[@]}}"'
+    result = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert result.stdout.splitlines()[-1].split() == [expected], result.stderr
+
+
+def test_quiet_has_no_bars_and_no_remarks() -> None:
+    words = ["data", "verify", "task:arithmetic"]
+    loud, quiet = _run(*words), _run(*words, "--quiet")
+    assert "verify: " in loud.stderr and quiet.stderr == ""
+    assert quiet.stdout == loud.stdout != ""
+    assert _run("launch", "arithmetic", "--nprocs", "2", "--dry-run", "--quiet").stdout.rstrip().endswith("--quiet")

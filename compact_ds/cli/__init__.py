@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from compact_ds import __version__
 from compact_ds.cli.analyze import add_analyze
 from compact_ds.cli.bench import add_bench
 from compact_ds.cli.cluster import add_cluster
+from compact_ds.cli.completion import add_completion
 from compact_ds.cli.data import add_data
 from compact_ds.cli.evaluate import add_evaluate
+from compact_ds.cli.examples import EXAMPLES
 from compact_ds.cli.plan import add_plan
 from compact_ds.cli.report import add_report
 from compact_ds.cli.score import add_score
+from compact_ds.cli.terminal import set_up
 from compact_ds.cli.train import add_train
 from compact_ds.errors import ERROR_PREFIX, UserError
 from compact_ds.launcher.arguments import take_late_overrides
@@ -42,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     try:
         arguments, rest = parser.parse_known_args(argv)
+        set_up(arguments.quiet)
         rest = take_late_overrides(arguments, rest)
         if rest:
             parser.error(f"unknown argument {rest[0]}")
@@ -63,4 +67,20 @@ def _parser() -> Parser:
     )  # fmt: skip
     for declare in declared:
         declare(commands)
+    add_completion(commands, _parser)
+    for one in parsers(parser):
+        one.formatter_class = argparse.RawDescriptionHelpFormatter
+        if one.prog in EXAMPLES:
+            one.epilog = "\n".join(("examples:", *(f"  {line}" for line in EXAMPLES[one.prog])))
+        if one.get_default("run") is not None:
+            one.add_argument("--quiet", action="store_true", help="no progress bars and no remarks")
     return parser
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser and those of all commands under it."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in dict.fromkeys(action.choices.values()):
+                yield from parsers(inner)

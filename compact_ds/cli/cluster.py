@@ -20,7 +20,7 @@ def _add_launch(commands: Any) -> None:
     launch = commands.add_parser(
         "launch",
         help="train with several ranks, on this machine or on many",
-        description="Train with several ranks, beneath DeepSpeed's launcher, or torchrun's agent with --max-restarts.",
+        description="Train with several ranks, beneath DeepSpeed's launcher or torchrun's agent.",
     )
     add_run_arguments(launch)
     launch.add_argument(
@@ -115,7 +115,9 @@ def _launch(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name) for name in places}
     cluster = Cluster(**given, exported=tuple(arguments.export)) if several else None
     run = (arguments.config, arguments.overrides, arguments.nprocs, arguments.resume, arguments.trust)
-    return launch(*run, cluster=cluster, max_restarts=arguments.max_restarts, dry_run=arguments.dry_run)
+    return launch(
+        *run, cluster=cluster, max_restarts=arguments.max_restarts, dry_run=arguments.dry_run, quiet=arguments.quiet
+    )
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -36,7 +36,12 @@ def _score(arguments: argparse.Namespace) -> int:
 
         named = {"--student": arguments.student, "--config": arguments.config, "--output": arguments.output}
         words = [word for name, value in named.items() if value is not None for word in (name, str(value))]
-        words += ["--top", str(arguments.top), *(["--json"] if arguments.json else [])]
+        words += [
+            "--top",
+            str(arguments.top),
+            *(["--json"] if arguments.json else []),
+            *(["--quiet"] if arguments.quiet else []),
+        ]
         return launch_module("compact_ds.score", [arguments.data, *words, *arguments.overrides], arguments.nprocs)
     given = (arguments.data, arguments.student, arguments.output, arguments.config, arguments.overrides)
     result = score.run(*given, num_shown=arguments.top)

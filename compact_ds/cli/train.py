@@ -47,6 +47,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     methods = arguments.methods.split(",") if arguments.methods else None
     plan = compare.Plan(
-        arguments.config, arguments.overrides, methods, arguments.seeds, arguments.nprocs, arguments.jobs
-    )
+        arguments.config, arguments.overrides, methods, arguments.seeds, arguments.nprocs, arguments.jobs,
+        arguments.quiet,
+    )  # fmt: skip
     return compare.run(plan, as_json=arguments.json)

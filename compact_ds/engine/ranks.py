@@ -21,6 +21,7 @@ from torch import distributed as dist
 
 from compact_ds.engine.allocator import keep_freed_memory
 from compact_ds.launcher.interface import choose_interface
+from compact_ds.remarks import show_remarks
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,10 @@ def ranks(timeout_seconds: int) -> Iterator[Ranks]:
             port = str(free.getsockname()[1])
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    _say_choices(os.environ["RANK"] == "0")
+    if os.environ["RANK"] == "0":
+        show_remarks()
+        # Of the libraries imported below some have handlers of their own at the root.
+        logging.getLogger("compact_ds").propagate = False
     import deepspeed
     import deepspeed.ops
 
@@ -120,14 +124,3 @@ def ranks_or_alone(timeout_seconds: int) -> Iterator[Ranks]:
             yield group
         return
     yield Alone(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def _say_choices(is_first: bool) -> None:
-    """What was chosen for this machine (`logger.info` of the package) goes to stderr, from the first rank."""
-    logger = logging.getLogger("compact_ds")
-    if is_first and not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False

@@ -5,7 +5,7 @@ Owns which questions these are and where their scores are kept. Scoring itself i
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +21,7 @@ from compact_ds.scoring.output import read_rows
 from compact_ds.sections import Config
 
 _DATA_SEED = 0
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def scores_of(run: Run, number: int, file: Path | None) -> Scores:
 def _score(source: str, final: Path, kept: Path, number: int) -> None:
     from compact_ds import score
 
-    sys.stderr.write(f"scoring {number} questions of {source} with {final}; kept in {kept}\n")
+    _LOG.info("scoring %d questions of %s with %s; kept in %s", number, source, final, kept)
     given = [f"data.limit={number}", "data.eval=null", "data.max_left_out=1", "method=compact", "student.scratch=null"]
     given += ["student.lora=null", "student.tokenizer=null", "mixer.retain=null"]
     score.run(source, str(final), kept, str(final.parent / "config.yaml"), given)
