@@ -175,18 +175,34 @@ def test_gains_are_differences_of_pmi(pmi: list[float], steps: int, expected: li
     assert gains({"pmi": pmi}, [f"step {i}" for i in range(steps)]) == expected
 
 
-def test_words_that_tell_who_wins_make_kinds(run: Path) -> None:
+def test_words_that_tell_who_wins_make_kinds(run: Path, tmp_path: Path) -> None:
+    few = scores_of(open_runs([run])[0], 0, run / "scores.jsonl").examples
+    assert len(few) == 6 and telling_words(few) == [], "three questions of a word are no kind"
+    run = write_run(tmp_path / "twelve", steps=2, questions=12)
     scored = scores_of(open_runs([run])[0], 0, run / "scores.jsonl").examples
     # `how` and `many` stand in every question; `apples` and `pears` tell everything, ln 2, the first of them by name.
     assert telling_words(scored) == ["apples", "pears"]
     found = kinds_of(scored)
     assert {name: [one.example.id for one in own] for name, own in found.items()} == {
-        "all questions": [f"q{i}" for i in range(6)],
-        "“apples”": ["q0", "q2", "q4"],
-        "“pears”": ["q1", "q3", "q5"],
+        "all questions": [f"q{i}" for i in range(12)],
+        "“apples”": [f"q{i}" for i in range(0, 12, 2)],
+        "“pears”": [f"q{i}" for i in range(1, 12, 2)],
     }
-    assert [one.winner for one in scored] == [0, 1, 0, 1, 0, 1]
-    assert [one.is_right(0) for one in scored] == [True] * 6 and not any(one.is_right(1) for one in scored)
+    assert [one.winner for one in scored] == [0, 1] * 6
+    assert [one.is_right(0) for one in scored] == [True] * 12 and not any(one.is_right(1) for one in scored)
+
+
+def test_what_was_measured_once_is_a_table_and_what_never_was_a_sentence(tmp_path: Path) -> None:
+    once, never = (write_run(tmp_path / str(steps), steps=steps) for steps in (12, 5))
+    shown = {section["id"]: section for section in _data(_page(once))["sections"]}["gradients"]
+    (table,) = _blocks(shown, "table")
+    assert table["head"][:2] == ["at step 9", "gradient of the weighted loss, norm"] and table["rows"][0][:2] == [
+        "ada",
+        1.0,
+    ]
+    assert len(_blocks(shown, "chart")) == 1
+    empty = {section["id"]: section for section in _data(_page(never))["sections"]}
+    assert empty["gradients"]["blocks"] == [] and empty["gradients"]["note"].startswith("Not measured in 5 steps")
 
 
 def test_every_chart_compiles(run: Path) -> None:

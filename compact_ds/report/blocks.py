@@ -6,6 +6,7 @@ data: the script sets texts as texts, whatever they hold.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -50,3 +51,14 @@ def column(title: str, blocks: Sequence[Block]) -> Block:
 def beside(columns: Sequence[Block]) -> Block:
     """Columns side by side where there is room."""
     return {"kind": "beside", "columns": list(columns)}
+
+
+def by_run(found: Sequence[tuple[str, Sequence[Block]]], number: int) -> Block:
+    """Blocks of every run that has some, under its name; the only one of `number` runs needs none, and has its charts beside."""
+    if number > 1:
+        return beside([column(name, blocks) for name, blocks in found])
+    (_, blocks), together = found[0], list[Block]()
+    for is_chart, group in itertools.groupby(blocks, lambda block: block["kind"] == "chart"):
+        own = list(group)
+        together += [beside([column("", [one]) for one in own])] if is_chart and len(own) > 1 else own
+    return column("", together)

@@ -42,9 +42,8 @@ def _seconds(runs: Sequence[Run]) -> list[list[Any]]:
         total = sum(spent)
         rows.append([run.name, "all steps", total, "100%"])
         if diagnosed:
-            rows.append(
-                [run.name, f"{len(diagnosed)} diagnosed steps", sum(diagnosed), f"{sum(diagnosed) / total:.1%}"]
-            )
+            name = f"{len(diagnosed)} diagnosed steps" if len(diagnosed) > 1 else "1 diagnosed step"
+            rows.append([run.name, name, sum(diagnosed), f"{sum(diagnosed) / total:.1%}"])
         for name, seconds in _parts(run.steps).items():
             rows.append([run.name, name, seconds, f"{seconds / total:.1%}"])
         rows.append([run.name, "median step", statistics.median(spent), ""])

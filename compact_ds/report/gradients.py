@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from compact_ds.report.blocks import Block, Section, beside, chart, column
+from compact_ds.report.blocks import Block, Section, by_run, chart, table
 from compact_ds.report.charts import binned, colours, extended, heat, lines
-from compact_ds.report.run_folder import Run
+from compact_ds.report.run_folder import Row, Run
 
 _PAIR = " | "
 _MOST_PAIRS = 10
@@ -19,13 +19,17 @@ _PER_TEACHER = {
 
 
 def gradients(runs: Sequence[Run], colour: Mapping[str, str]) -> Section:
-    """A matrix of cosines, then the instruments over time, a column a run; empty when no run was diagnosed."""
-    columns = [column(run.name, blocks) for run in runs if (blocks := _of_run(run, colour))]
+    """A matrix of cosines, then the instruments over time, a column a run; a sentence when no run was diagnosed."""
+    found = [(run.name, blocks) for run in runs if (blocks := _of_run(run, colour))]
+    if not found:
+        every = runs[0].config.get("mixer", {}).get("diagnose_every", 0)
+        note = f"Not measured in {len(runs[0].steps)} steps: they are looked at every mixer.diagnose_every={every}."
+        return Section("gradients", "Gradients", note, [])
     note = (
         "Measured every mixer.diagnose_every steps. A negative cosine is a conflict: a step that helps one teacher's texts "
         "hurts the other's. A share above the weight means that the others pull the same way."
     )
-    return Section("gradients", "Gradients", note, [beside(columns)] if columns else [])
+    return Section("gradients", "Gradients", note, [by_run(found, len(runs))])
 
 
 def _of_run(run: Run, colour: Mapping[str, str]) -> list[Block]:
@@ -38,6 +42,8 @@ def _of_run(run: Run, colour: Mapping[str, str]) -> list[Block]:
     if len(measured) > 1 and len(pairs) <= _MOST_PAIRS:
         points = [p for pair in pairs for p in binned(pair, _values(run, "gradient_cosine", pair))]
         blocks.append(chart("Cosines over time", lines(points, "cosine", colours(pairs), level=0, is_sparse=True)))
+    if len(measured) == 1:
+        return [*blocks, _once(measured[0])]
     for key, (title, unit) in _PER_TEACHER.items():
         names = sorted({name for row in run.steps for name in row.get(key, {})})
         rows = [p for name in names for p in binned(name, _values(run, key, name))]
@@ -46,6 +52,14 @@ def _of_run(run: Run, colour: Mapping[str, str]) -> list[Block]:
                 chart(f"{title}, {unit}", lines(rows, unit, extended(colour, names), height=130, is_sparse=True))
             )
     return blocks
+
+
+def _once(row: Row) -> Block:
+    """What a single measurement found: curves of one point say less than a table."""
+    keys = [key for key in _PER_TEACHER if row.get(key)]
+    names = list(dict.fromkeys(name for key in keys for name in sorted(row[key])))
+    head = [f"at step {row['step']}", *(", ".join(_PER_TEACHER[key]).casefold() for key in keys)]
+    return table("", head, [[name, *(row[key].get(name) for key in keys)] for name in names])
 
 
 def _values(run: Run, key: str, name: str) -> list[tuple[int, float | None]]:
@@ -62,7 +76,7 @@ def _matrix(run: Run, pairs: Sequence[str]) -> dict[str, object]:
                 if pair == f"{a}{_PAIR}{b}":
                     means[a, b] = means[b, a] = sum(found) / len(found)
     rows = [
-        {"y": a, "x": b, "value": means[a, b], "label": f"{means[a, b]:+.2f}"}
+        {"y": a, "x": b, "value": means[a, b], "label": f"{round(means[a, b], 2) + 0.0:+.2f}"}
         for a in names
         for b in names
         if (a, b) in means

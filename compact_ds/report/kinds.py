@@ -11,14 +11,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from compact_ds.report.blocks import Block, Section, beside, chart, column, table
+from compact_ds.report.blocks import Block, Section, by_run, chart, table
 from compact_ds.report.charts import heat
 from compact_ds.report.run_folder import Run
 from compact_ds.report.scoring import Scored, Scores
 
 _WORDS = 8
-_LEAST = 0.05
-"""Share of the questions that a word must stand in, and be missing from."""
+_LEAST, _FEWEST = 0.05, 5
+"""Share and number of the questions that a word must stand in, and be missing from."""
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 Kinds = dict[str, list[Scored]]
@@ -26,15 +26,13 @@ Kinds = dict[str, list[Scored]]
 
 def kinds(runs: Sequence[Run], scores: Sequence[Scores], colour: Mapping[str, str]) -> Section:
     """A map of kinds by teachers, and a table of right and wrong winners, a column a run; empty when nothing was scored."""
-    columns = [
-        column(run.name, _of_run(found, colour)) for run, found in zip(runs, scores, strict=True) if found.examples
-    ]
+    shown = [(run.name, _of_run(found, colour)) for run, found in zip(runs, scores, strict=True) if found.examples]
     note = (
         "A teacher wins a question when its rationale has the largest weight there. Words are those whose presence tells most "
-        "about who wins (mutual information; in at least one question in twenty). They were found in this very sample: a lead, "
-        "not a test."
+        "about who wins (mutual information; in at least five questions and one in twenty). They were found in this very "
+        "sample: a lead, not a test."
     )
-    return Section("kinds", "Who wins where", note, [beside(columns)] if columns else [])
+    return Section("kinds", "Who wins where", note, [by_run(shown, len(runs))] if shown else [])
 
 
 def kinds_of(examples: Sequence[Scored]) -> Kinds:
@@ -68,7 +66,7 @@ def telling_words(examples: Sequence[Scored]) -> list[str]:
     winners = [_winner(one) for one in examples]
     words = [_words(one) for one in examples]
     counts = Counter(word for own in words for word in own)
-    least = max(2.0, _LEAST * len(examples))
+    least = max(_FEWEST, _LEAST * len(examples))
     common = [word for word, count in counts.items() if least <= count <= len(examples) - least]
     told = {word: _information([word in own for own in words], winners) for word in common}
     # Words that stand in the same questions say the same.

@@ -10,8 +10,8 @@ from compact_ds.report.run_folder import Run
 
 _EVALUATED = {
     "accuracy": ("Accuracy on held-out questions", "share"),
-    "answer_loss": ("Gold answer's loss after the question", "nats a token"),
-    "answer_loss_after_steps": ("Gold answer's loss after a right rationale", "nats a token"),
+    "answer_loss": ("Answer loss after the question", "nats a token"),
+    "answer_loss_after_steps": ("Answer loss after right steps", "nats a token"),
 }
 _TRAINED = {
     "loss": ("Weighted training loss", "nats a token"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from compact_ds.report.blocks import Block, Section, beside, chart, column
+from compact_ds.report.blocks import Block, Section, by_run, chart
 from compact_ds.report.charts import binned, colours, extended, lines
 from compact_ds.report.run_folder import Run
 
@@ -16,13 +16,13 @@ _STEPS = {
 
 
 def retention(runs: Sequence[Run], colour: Mapping[str, str]) -> Section:
-    """Curves of the retention batch and of retention evaluations, a column a run; empty when no run measured any."""
-    columns = [column(run.name, blocks) for run in runs if (blocks := _of_run(run, colour))]
-    note = (
-        "A negative cosine is forgetting while it happens: the update raises the loss of what the student could do before. "
-        "It is measured where mixer.retain names such questions."
-    )
-    return Section("retention", "Retention", note, [beside(columns)] if columns else [])
+    """Curves of the retention batch and of retention evaluations, a column a run; a sentence when no run measured any."""
+    found = [(run.name, blocks) for run in runs if (blocks := _of_run(run, colour))]
+    if not found:
+        note = "Not measured: mixer.retain and evaluation.retention name questions of what the student could do before."
+        return Section("retention", "Retention", note, [])
+    note = "A negative cosine is forgetting while it happens: the update raises the loss of what the student could do before."
+    return Section("retention", "Retention", note, [by_run(found, len(runs))])
 
 
 def _of_run(run: Run, colour: Mapping[str, str]) -> list[Block]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compact_ds.report.blocks import Block, Section, beside, chart, column, table
+from compact_ds.report.blocks import Block, Section, by_run, chart, column, table
 from compact_ds.report.charts import binned, lines
 from compact_ds.report.overview import late_means
 from compact_ds.report.run_folder import Run
@@ -29,11 +29,11 @@ def teachers(runs: Sequence[Run], colour: Mapping[str, str]) -> Section:
         "teachers",
         "The teachers over time",
         note,
-        [beside([_of_run(run, colour, is_alone=len(runs) == 1) for run in runs])],
+        [by_run([(run.name, _of_run(run, colour)) for run in runs], len(runs))],
     )
 
 
-def _of_run(run: Run, colour: Mapping[str, str], *, is_alone: bool) -> Block:
+def _of_run(run: Run, colour: Mapping[str, str]) -> list[Block]:
     start = int(run.config.get("compatibility", {}).get("warmup", 0))
     is_shown = 0 < start < len(run.steps)
     equal, found = 1 / len(run.teachers), _rows(run, "weight")
@@ -48,9 +48,7 @@ def _of_run(run: Run, colour: Mapping[str, str], *, is_alone: bool) -> Block:
         if any(row["value"] for row in measured):
             named = f"{title}, {unit}" if unit else title
             beneath.append(chart(named, lines(measured, unit or title, colour, height=110, start=until)))
-    if is_alone:
-        beneath = [beside([column("", [one]) for one in beneath])]
-    return column(run.name, [chart("Weight, share", weight), *beneath, _late(run)])
+    return [column("", [chart("Weight, share", weight)]), *beneath, _late(run)]
 
 
 def _rows(run: Run, key: str) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ const draw = {
     return append(element("div"), block.title ? element("h4", "", block.title) : null, place);
   },
   table(block) {
-    const numeric = block.head.map((_, i) => block.rows.every((row) => row[i] === null || typeof row[i] === "number"));
+    const numeric = block.head.map((_, i) => block.rows.every((row) => row[i] === null || typeof row[i] === "number" || /^([-+]?[\d.,]+%?)?$/.test(row[i])));
     const head = element("tr");
     block.head.forEach((name, i) => append(head, element("th", numeric[i] ? "number" : "", name)));
     const body = element("tbody");

@@ -45,7 +45,7 @@ function drawNode(node, at) {
   const group = svg("g", { class: `node ${node.kind}` });
   append(group, svg("title", {}, node.text + (node.teachers.length ? ": " + node.teachers.join(", ") : "")));
   append(group, svg("rect", { x: at.x - GRAPH.width / 2, y: at.y - GRAPH.height / 2, width: GRAPH.width, height: GRAPH.height, rx: 7 }));
-  const shown = [...node.text].length > 18 ? [...node.text].slice(0, 17).join("") + "…" : node.text;
+  const shown = [...node.text].length > 16 ? [...node.text].slice(0, 15).join("") + "…" : node.text;
   append(group, svg("text", { x: at.x, y: at.y + 4, "text-anchor": "middle" }, shown));
   return group;
 }
