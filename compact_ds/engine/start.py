@@ -41,6 +41,7 @@ class Engine:
         """Partition the student. `universal`: the checkpoint to load was written by another number of ranks."""
         import deepspeed
 
+        torch.set_float32_matmul_precision(config.engine.matmul_precision)
         optimizer = torch.optim.AdamW(
             _parameter_groups(student, config.optimizer.weight_decay),
             lr=config.optimizer.lr, betas=config.optimizer.betas, eps=config.optimizer.eps,
