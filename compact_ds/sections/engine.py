@@ -41,9 +41,8 @@ class EngineConfig(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Type of weights and activations; the optimizer's copy is fp32 either way."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    """How fp32 matrix products may round their factors, as `torch.set_float32_matmul_precision` takes it: `highest` not at all,
-    `high` to TF32 on GPUs, `medium` to bf16 where the processor multiplies that faster (AMX); sums stay fp32. Weights, activations
-    and gradients are kept in fp32 under each."""
+    """How fp32 products may round their factors, as `torch.set_float32_matmul_precision` takes it: `highest` not at all, `high`
+    to TF32 on GPUs, `medium` to bf16 where the processor multiplies that faster. Sums and what is stored stay fp32."""
     timeout_seconds: int = Field(600, ge=5)
     """After so long without an answer from a rank the others give up."""
     heartbeat_seconds: float = Field(2.0, ge=0.1, le=60)
