@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from measure_operation import last_setup, right_setups
 
 from compact_ds.data.answers import final_answer, same_answer
 from compact_ds.data.mislead import mislead, wrong_calculations
@@ -109,3 +110,21 @@ def test_coverage_of_svamp() -> None:
         served += len(found) == 2
     # The rest need three numbers, or a number that is written as a word.
     assert served == 409
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("We add: 12 + 5 = 17. Then 9 (pears per box) \u00d7 2 boxes = 18.", ("*", 2, 9)),
+        ("35 push-ups - 3 crunches = 32.", ("-", 35, 3)),
+        ("154 points / 11 points/round = 14 rounds", ("/", 154, 11)),
+        ("It is 1,200 of 3.", None),
+    ],
+)
+def test_the_last_calculation_of_a_text_is_found(text, expected):
+    assert last_setup(text) == expected
+
+
+def test_every_calculation_that_gives_the_answer_is_right():
+    question = "Ann has 2 pens and 4 cups and 12 hats. How many pens and cups has she?"
+    assert right_setups(question, "6") == {("+", 2.0, 4.0), ("/", 12.0, 2.0)}

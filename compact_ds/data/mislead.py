@@ -60,11 +60,11 @@ def mislead(example: Example, count: int, seed: int) -> Example:
 
 def wrong_calculations(question: str, answer: str, rng: random.Random) -> list[Calculation]:
     """Other operations on the two numbers that give the gold answer, best first, each with another wrong result."""
-    pair = _pair(question, answer)
-    if pair is None:
+    right = next(right_calculations(question, answer), None)
+    if right is None:
         return []
     kept: dict[str, Calculation] = {}
-    for calculation in _calculations(*pair):
+    for calculation in _calculations(right.left, right.right):
         text = _text(calculation.result)
         vanishes = calculation.result and text in ("0", "-0")
         if not vanishes and not same_answer(text, answer):
@@ -74,12 +74,12 @@ def wrong_calculations(question: str, answer: str, rng: random.Random) -> list[C
     return sorted(shuffled, key=lambda calculation: _oddness(calculation.result))
 
 
-def _pair(question: str, answer: str) -> tuple[Quantity, Quantity] | None:
-    """The first two numbers of the question that give the answer by one operation, in their order."""
-    for left, right in combinations(_quantities(question), 2):
-        if any(same_answer(_text(calculation.result), answer) for calculation in _calculations(left, right)):
-            return left, right
-    return None
+def right_calculations(question: str, answer: str) -> Iterator[Calculation]:
+    """Every operation on two numbers of the question that gives the answer."""
+    for pair in combinations(_quantities(question), 2):
+        for calculation in _calculations(*pair):
+            if same_answer(_text(calculation.result), answer):
+                yield calculation
 
 
 def _quantities(question: str) -> Iterator[Quantity]:
