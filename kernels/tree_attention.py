@@ -25,7 +25,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from compact_ds.errors import ConfigError
 from compact_ds.kernels import tree_flex
 from compact_ds.kernels.choice import Kernels
-from compact_ds.kernels.tree_spans import Masks, TreePlace, leaf_attention, span_masks, trunk_attention
+from compact_ds.kernels.tree_spans import Span, TreePlace, make_spans, span_attention
 
 Backend = Literal["flex", "sdpa"]
 
@@ -75,7 +75,7 @@ class Ancestry:
     positions_BL: Tensor
     num_trunk: int
     places: tuple[TreePlace, ...] = ()
-    _spans: dict[int | None, Masks] = field(default_factory=dict, repr=False)
+    _spans: dict[int | None, list[Span]] = field(default_factory=dict, repr=False)
     _dense: dict[int | None, Tensor] = field(default_factory=dict, repr=False)
     _blocks: dict[tuple[int | None, bool], BlockMask] = field(default_factory=dict, repr=False)
 
@@ -88,8 +88,8 @@ class Ancestry:
                 self._dense[window] = window_mask(self.dense(None), self.positions_BL, window)
         return self._dense[window]
 
-    def spans(self, window: int | None) -> Masks:
-        """The same mask for each place's root, branches and leaves."""
+    def spans(self, window: int | None) -> list[Span]:
+        """The same mask for the root, branches and leaves of each place."""
         if window not in self._spans:
 
             def sees(row: int, queries_S: Tensor, keys_K: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class Ancestry:
                     return mask_SK
                 return mask_SK & (self.positions_BL[row, queries_S, None] - self.positions_BL[row, keys_K] < window)
 
-            self._spans[window] = span_masks(self.places, sees, self.order_BL.device)
+            self._spans[window] = make_spans(self.places, sees, self.order_BL.device)
         return self._spans[window]
 
     def blocks(self, window: int | None, probes: bool) -> BlockMask:
@@ -145,7 +145,8 @@ def tree_attention(
     `scale` multiplies the scores (None: E ** -0.5), `softcap` bounds them by tanh. `flex` holds no mask or scores in memory.
     """
     if backend == "sdpa" and tree.places:
-        return _branch_by_branch(query_BHLE, key_BGLE, value_BGLE, tree, scale, window, softcap)
+        scale = query_BHLE.shape[3] ** -0.5 if scale is None else scale
+        return span_attention(query_BHLE, key_BGLE, value_BGLE, tree.num_trunk, tree.spans(window), scale, softcap)
     trunk, rest = slice(None, tree.num_trunk), slice(tree.num_trunk, None)
     trunk_qkv = (query_BHLE[:, :, trunk], key_BGLE[:, :, trunk], value_BGLE[:, :, trunk])
     if backend == "flex":
@@ -161,24 +162,6 @@ def tree_attention(
         else:
             out_BHPE = _dense_attention(*rest_qkv, tree.dense(window)[:, :, rest], scale, softcap)
     return torch.cat((out_BHTE, out_BHPE), dim=2)
-
-
-def _branch_by_branch(
-    query_BHLE: Tensor, key_BGLE: Tensor, value_BGLE: Tensor, tree: Ancestry, scale: float | None, window: int | None,
-    softcap: float | None,
-) -> Tensor:  # fmt: skip
-    groups = query_BHLE.shape[1] // key_BGLE.shape[1]
-    # Once for all spans.
-    key_BHLE, value_BHLE = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key_BGLE, value_BGLE))
-
-    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        return _dense_attention(query, key, value, mask, scale, softcap)
-
-    everything = query_BHLE, key_BHLE, value_BHLE, tree.num_trunk, tree.places, tree.spans(window), attend
-    out_BHTE = trunk_attention(*everything)
-    if tree.num_trunk == query_BHLE.shape[2]:
-        return out_BHTE
-    return torch.cat((out_BHTE.transpose(1, 2), leaf_attention(*everything).transpose(1, 2)), dim=1).transpose(1, 2)
 
 
 def _dense_attention(

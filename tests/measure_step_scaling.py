@@ -68,7 +68,7 @@ def masks(work: list[Batch]) -> tuple[int, int]:
     kept, whole = [], []
     for batch in work:
         tree = Ancestry(batch.order_BL, batch.end_BL, batch.positions_BL, batch.num_trunk, batch.places)
-        kept.append(sum(mask.nbytes for own in tree.spans(None) for mask in own))
+        kept.append(sum(span.mask_S1K.nbytes for span in tree.spans(None)))
         whole.append(tree.dense(None).nbytes)
     return max(kept), max(whole)
 

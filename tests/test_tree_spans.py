@@ -49,7 +49,7 @@ def test_values_and_gradients_equal_the_dense_mask(max_probes, heads, groups, wi
 def test_masks_grow_with_the_trees_and_not_with_the_row():
     batch = packed(3)
     tree = Ancestry(batch.order_BL, batch.end_BL, batch.positions_BL, batch.num_trunk, batch.places)
-    kept = sum(mask.numel() for own in tree.spans(None) for mask in own)
+    kept = sum(span.mask_S1K.numel() for span in tree.spans(None))
     by_hand = 0
     for place in batch.places:
         root, *branches = place.lengths
