@@ -103,7 +103,7 @@ def test_strangers_texts_are_data(hostile: Path) -> None:
     shown = _page(hostile)
     data = _data(shown)
     # One script of ours a file and the library, none from a text; nothing ends the block of data before its end.
-    assert shown.count("<script") == 6 and shown.count("</script>") == 6
+    assert shown.count("<script") == 7 and shown.count("</script>") == 7
     assert "<img" not in shown and "\u2028" not in shown
     assert "<title>a&lt;b&gt; - compact_ds</title>" in shown
     item = _blocks(data["sections"], "examples")[0]["browsers"][0]["items"][0]
@@ -127,7 +127,7 @@ def test_the_policy_names_every_script_and_no_other(run: Path) -> None:
     scripts = re.findall(r"<script>(.*?)</script>", shown, re.S)
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     assert policy == [f"'sha256-{digest}'" for digest in digests]
-    assert len(scripts) == 5
+    assert len(scripts) == 6
     assert "default-src 'none'" in shown
     assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", shown)
 

@@ -123,13 +123,41 @@ def test_a_script_that_is_none_of_ours_would_be_refused(page: Path, browser: Any
 
 def test_it_is_small_and_opens_soon(page: Path, browser: Any) -> None:
     assert page.stat().st_size < MOST_BYTES
-    seconds = []
-    for _ in range(3):
+    by_clock, worked = [], []
+    for _ in range(5):
         opened = Opened(browser, page)
+        # From the start of loading until every chart on the first screen stands; other work on the machine counts.
+        by_clock.append(int(opened.value("document.documentElement.dataset.opened")) / 1000)
         # Until every chart stands, with those far below the first screen.
-        seconds.append(opened.seconds())
+        worked.append(opened.seconds())
         opened.page.close()
-    assert min(seconds) < MOST_SECONDS, seconds
+    assert min(by_clock) < MOST_SECONDS, by_clock
+    assert min(worked) < MOST_SECONDS, worked
+
+
+def test_charts_on_the_screen_come_first(page: Path, browser: Any) -> None:
+    """Opened means: what is on the screen is drawn, while below charts still wait."""
+    shown = browser.new_page(viewport={"width": 1280, "height": 900})
+    # Notes what stands at the very moment; a script of the test's, which no policy of the page concerns.
+    shown.add_init_script("""
+        new MutationObserver(() => {
+          if (window.standing || !document.documentElement.dataset.opened) return;
+          const places = [...document.querySelectorAll(".chart")];
+          const isOn = (place) => place.getBoundingClientRect().top < window.innerHeight;
+          window.standing = JSON.stringify([true, false].map((on) => [
+            places.filter((place) => isOn(place) === on).length,
+            places.filter((place) => isOn(place) === on && place.querySelector("svg")).length,
+          ]));
+        }).observe(document, { attributes: true, childList: true, subtree: true });
+    """)
+    shown.goto(page.as_uri())
+    shown.wait_for_selector("html[data-drawn]", state="attached", timeout=120_000)
+    tools = shown.context.new_cdp_session(shown)
+    found = tools.send("Runtime.evaluate", {"expression": "window.standing", "returnByValue": True})["result"]["value"]
+    (on, on_drawn), (below, below_drawn) = json.loads(found)
+    assert on == on_drawn > 0
+    assert below_drawn == 0 < below
+    shown.close()
 
 
 def test_it_prints_light(page: Path, browser: Any, tmp_path: Path) -> None:

@@ -15,6 +15,10 @@ Row = dict[str, Any]
 POINTS = 120
 """Points of a line: longer runs are shown as means over consecutive steps."""
 
+_PIXELS_A_TICK = 55
+_PIXELS_A_CELL = 150
+_WIDEST_BARS = 640
+
 _PALETTE = (
     "#3b7dd8", "#e8842c", "#2fa36b", "#c2519c", "#8b6ccf", "#c9a227", "#2aa5b8", "#d9534f", "#7d8a2e", "#8d6e63",
 )  # fmt: skip
@@ -88,7 +92,7 @@ def lines(
             "field": "step",
             "type": "quantitative",
             "title": "step",
-            "axis": {"tickMinStep": 1},
+            "axis": {"tickMinStep": 1, "tickCount": {"signal": f"max(2, ceil(width / {_PIXELS_A_TICK}))"}},
             "scale": {"nice": False},
         },
         "y": {"field": "value", "type": "quantitative", "title": None, "scale": scale},
@@ -154,8 +158,8 @@ def heat(
             "color": {"condition": {"test": pale, "value": "#111"}, "value": "#fff"},
         },
     }
-    height = 26 * len(y_order)
-    return _sized({"data": {"values": list(rows)}, "layer": [cells, text]}, height)
+    spec = {"data": {"values": list(rows)}, "layer": [cells, text]}
+    return _sized(spec, 26 * len(y_order), widest=_PIXELS_A_CELL * (1 + len(x_order)))
 
 
 def _rule(channel: str, value: float) -> Spec:
@@ -179,7 +183,7 @@ def bars(rows: Sequence[Row], y_order: Sequence[str], x_title: str, colour: Mapp
         ],
     }
     spec = {"data": {"values": list(rows)}, "mark": {"type": "bar"}, "encoding": encoding}
-    return _sized(spec, max(60, len(y_order) * (10 + 16 * len(shown))))
+    return _sized(spec, max(60, len(y_order) * (10 + 16 * len(shown))), widest=_WIDEST_BARS)
 
 
 def _order(names: Sequence[str]) -> Spec:
@@ -198,5 +202,7 @@ def _form(rows: Sequence[Row], field: str) -> Spec:
     return {"type": "nominal"} if is_text else {"type": "quantitative", "format": ".4~g"}
 
 
-def _sized(spec: Spec, height: int) -> Spec:
-    return {"width": "container", "height": height, "autosize": {"type": "fit-x", "contains": "padding"}} | spec
+def _sized(spec: Spec, height: int, widest: int | None = None) -> Spec:
+    """As wide as its place, up to `widest` pixels, which the page's script reads from `usermeta`."""
+    limit: Spec = {} if widest is None else {"usermeta": {"widest": widest}}
+    return {"width": "container", "height": height, "autosize": {"type": "fit-x", "contains": "padding"}} | limit | spec

@@ -23,7 +23,10 @@ def costs(runs: Sequence[Run]) -> Section:
     if rows := _traffic_rows(runs):
         kinds = list(dict.fromkeys(row["y"] for row in rows))
         charts.append(column("", [chart("MiB a step on each rank", bars(rows, kinds, "MiB a step", colour))]))
-    blocks: list[Block] = [beside(charts), table("Seconds", ["run", "part", "seconds", "share"], _seconds(runs))]
+    if rows := _part_rows(runs):
+        parts = list(dict.fromkeys(row["y"] for row in rows))
+        charts.append(column("", [chart("Parts of all steps, seconds", bars(rows, parts, "seconds", colour))]))
+    blocks: list[Block] = [beside(charts), table("Seconds", ["run", "of", "seconds", "share"], _seconds(runs))]
     if any(run.traffic.get("bytes_per_step") for run in runs):
         head = ["run", "ranks", "collective", "MiB a step", "calls a step", "times parameters"]
         blocks.append(table("Communication", head, _traffic_table(runs)))
@@ -44,11 +47,15 @@ def _seconds(runs: Sequence[Run]) -> list[list[Any]]:
         if diagnosed:
             name = f"{len(diagnosed)} diagnosed steps" if len(diagnosed) > 1 else "1 diagnosed step"
             rows.append([run.name, name, sum(diagnosed), f"{sum(diagnosed) / total:.1%}"])
-        for name, seconds in _parts(run.steps).items():
-            rows.append([run.name, name, seconds, f"{seconds / total:.1%}"])
         rows.append([run.name, "median step", statistics.median(spent), ""])
         rows.append([run.name, "slowest step", max(spent), ""])
     return rows
+
+
+def _part_rows(runs: Sequence[Run]) -> list[Row]:
+    return [
+        {"y": part, "series": run.name, "value": seconds} for run in runs for part, seconds in _parts(run.steps).items()
+    ]
 
 
 def _parts(steps: Sequence[Row]) -> dict[str, float]:

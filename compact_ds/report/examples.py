@@ -24,8 +24,8 @@ def examples(runs: Sequence[Run], scores: Sequence[Scores]) -> Section:
     note = (
         "Weights and metrics as the trained student gives them. A step's colour is its gain: how much likelier, in nats per "
         "answer token, it made the gold answer (green) or less likely (red) than the steps before it; ★ is the epiphany, the "
-        "step with the largest gain. The graph: canonical steps and answers, a line a teacher who goes that way, the mainstream "
-        "bold."
+        "step with the largest gain, where one gains at all. The graph: canonical steps and answers, a line a teacher who goes "
+        "that way, the mainstream bold."
     )
     blocks = [browser(run, found) for run, found in zip(runs, scores, strict=True) if found.examples]
     missing = [f"{run.name}: {s.source}." for run, s in zip(runs, scores, strict=True) if not s.examples]

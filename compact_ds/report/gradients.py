@@ -37,8 +37,8 @@ def _of_run(run: Run, colour: Mapping[str, str]) -> list[Block]:
     if not measured:
         return []
     pairs = list(dict.fromkeys(pair for row in measured for pair in row["gradient_cosine"]))
-    steps = f"{len(measured)} steps" if len(measured) > 1 else f"step {measured[0]['step']}"
-    blocks = [chart(f"Cosines, mean over {steps}", _matrix(run, pairs))]
+    when = f", mean over {len(measured)} steps" if len(measured) > 1 else f" at step {measured[0]['step']}"
+    blocks = [chart(f"Cosines{when}", _matrix(run, pairs))]
     if len(measured) > 1 and len(pairs) <= _MOST_PAIRS:
         points = [p for pair in pairs for p in binned(pair, _values(run, "gradient_cosine", pair))]
         blocks.append(chart("Cosines over time", lines(points, "cosine", colours(pairs), level=0, is_sparse=True)))

@@ -33,6 +33,7 @@ from compact_ds.report.teachers import teachers
 
 _PARTS = Path(__file__).resolve().parent / "template"
 _SCRIPTS = ("blocks.js", "graph.js", "examples.js", "page.js")
+_CHARTS = "charts.js"
 _DIGITS = 5
 
 
@@ -71,7 +72,8 @@ def page(runs: Sequence[Run], scores: Sequence[Scores], library: str) -> str:
         "theme": THEME,
         "version": __version__,
     }
-    scripts = [library.replace("</script", "<\\/script"), *(_part(name) for name in _SCRIPTS)]
+    # The library comes after what shows text, which so need not wait until it is read.
+    scripts = [*map(_part, _SCRIPTS), library.replace("</script", "<\\/script"), _part(_CHARTS)]
     policy = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     filled = {
         "TITLE": html.escape(title),

@@ -26,6 +26,9 @@ const charts = [];
 const draw = {
   chart(block) {
     const place = element("div", "chart");
+    // Room for axis and legend, so that a chart drawn later moves nothing below it.
+    place.style.minHeight = `${block.spec.height + 45}px`;
+    if (block.spec.usermeta) place.style.maxWidth = `${block.spec.usermeta.widest}px`;
     charts.push({ place, spec: block.spec });
     return append(element("div"), block.title ? element("h4", "", block.title) : null, place);
   },
@@ -50,7 +53,8 @@ const draw = {
     return append(made, ...block.blocks.map(drawn));
   },
   beside(block) {
-    return append(element("div", "beside"), ...block.columns.map(drawn));
+    // Four stand two by two rather than three and one.
+    return append(element("div", block.columns.length === 4 ? "beside two" : "beside"), ...block.columns.map(drawn));
   },
   examples(block) {
     return drawExamples(block.browsers);
@@ -59,18 +63,4 @@ const draw = {
 
 function drawn(block) {
   return draw[block.kind](block);
-}
-
-// Charts in the order of the page, a few at a time, so that the text can be read and scrolled meanwhile.
-async function drawCharts() {
-  let since = performance.now();
-  for (const { place, spec } of charts) {
-    await vegaEmbed(place, { ...spec, config: page.theme }, { renderer: "svg", actions: false, ast: true, tooltip: { theme: "dark" } });
-    if (performance.now() - since > 60) {
-      await new Promise((resume) => setTimeout(resume));
-      since = performance.now();
-    }
-  }
-  performance.mark("drawn");
-  document.documentElement.dataset.drawn = charts.length;
 }

@@ -83,7 +83,7 @@ function drawRationale(one, most) {
   const added = one.added.map(([name, value]) => ` · ${name} ${number(value)}`).join("");
   const metrics = `C ${number(one.consensus)} · A ${signed(one.adaptability)} nats · D ${signed(one.difficulty)} nats · loss ${number(one.token_loss)}${added}`;
   const steps = element("div", "steps");
-  one.steps.forEach((step, i) => append(steps, ...drawStep(step, i + 1 === one.epiphany, most)));
+  one.steps.forEach((step, i) => append(steps, ...drawStep(step, i + 1 === one.epiphany && step.gain > 0, most)));
   append(steps, element("span", "conclusion", one.conclusion));
   return append(card, head, append(element("div", "bar"), bar), element("div", "small", metrics), steps);
 }
@@ -103,7 +103,8 @@ function drawStep(step, isEpiphany, most) {
 
 function drawKey(item) {
   const key = element("div");
-  for (const teacher of [...new Set(item.rationales.map((one) => one.teacher))]) {
+  const present = new Set(item.rationales.map((one) => one.teacher));
+  for (const teacher of Object.keys(page.colours).filter((name) => present.has(name))) {
     const line = element("i");
     line.style.background = page.colours[teacher];
     append(key, append(element("span", "key"), line, element("span", "", teacher)));

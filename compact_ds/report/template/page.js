@@ -1,4 +1,4 @@
-// Puts the page together: the runs in a line each, sections, and their charts.
+// Puts the page together: the runs in a line each, then the sections.
 "use strict";
 
 document.querySelector("h1").textContent = page.title;
@@ -16,4 +16,3 @@ for (const section of page.sections) {
   append(document.querySelector("main"), append(made, ...section.blocks.map(drawn)));
 }
 document.querySelector("footer").textContent = `compact_ds ${page.version}`;
-drawCharts();
