@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from google.protobuf import text_format
+from tensorboard.plugins.projector import projector_config_pb2
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from compact_ds.cli import main
@@ -115,6 +117,32 @@ def test_the_command_writes_figures_and_pictures(folders, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "task:arithmetic: 6 questions" in text and "16 matrices changed" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_projector_gets_both_sides_of_every_rationale(folders, tmp_path):
+    words = ["analyze", *folders, "--data", "task:arithmetic", "--limit", "4", "--no-plot", "--output", str(tmp_path)]
+    assert main([*words, "--layer", "2", "--json", "--top", "3"]) == 0
+    config = projector_config_pb2.ProjectorConfig()
+    board = tmp_path / "tensorboard"
+    text_format.Parse((board / "projector_config.pbtxt").read_text(), config)
+    tokens, rationales = config.embeddings
+    assert "tokens" in tokens.tensor_name and "rationales" in rationales.tensor_name
+    head, *labels = [line.split("\t") for line in (board / rationales.metadata_path).read_text().splitlines()]
+    points = np.loadtxt(board / rationales.tensor_path)
+    assert head == ["side", "teacher", "question"] and len(labels) == len(points) == 2 * 4 * 3
+    assert [side for side, _, _ in labels] == ["before"] * 12 + ["after"] * 12
+    # One of them by hand: the last layer's mean over the rationale's tokens, each side by its own student.
+    ids, _ = TOKENISER.rationale(EXAMPLES[1].rationales[2])
+    whole = np.concatenate((TOKENISER.prompt(EXAMPLES[1].question), ids))
+    for side, folder in zip(("before", "after"), folders, strict=True):
+        with torch.no_grad():
+            lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            last = lm(torch.from_numpy(whole)[None].long(), output_hidden_states=True).hidden_states[2][0]
+        place = labels.index([side, EXAMPLES[1].rationales[2].teacher, "1"])
+        assert points[place] == pytest.approx(last[-len(ids) :].mean(0).numpy(), abs=1e-5)
+    sides = (board / tokens.metadata_path).read_text().splitlines()
+    assert sides == ["before"] * (len(sides) // 2) + ["after"] * (len(sides) // 2)
+    assert len(np.loadtxt(board / tokens.tensor_path)) == len(sides) > 20
 
 
 def test_a_student_against_itself_moved_nowhere(folders, capsys):

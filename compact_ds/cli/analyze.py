@@ -18,7 +18,7 @@ def add_analyze(commands: Any) -> None:
     analyze.add_argument(
         "--other", action="append", default=[], metavar="FILE", help="questions of something else; may be repeated"
     )
-    analyze.add_argument("--output", type=Path, metavar="DIR", help="folder for latent.json and the pictures")
+    analyze.add_argument("--output", type=Path, metavar="DIR", help="folder for latent.json, pictures and tensorboard/")
     analyze.add_argument("--no-plot", action="store_true", help="no pictures, and no need of matplotlib")
     analyze.add_argument("--limit", type=int, default=100, metavar="N", help="questions of each file (default: 100)")
     analyze.add_argument("--batch-size", type=int, default=16, metavar="B", help="prompts at a time (default: 16)")

@@ -16,7 +16,7 @@ import torch
 
 from compact_ds.data.readers import read
 from compact_ds.errors import UserError
-from compact_ds.evaluation import latent_picture, pooled, weight_space
+from compact_ds.evaluation import latent_picture, pooled, projector, weight_space
 from compact_ds.evaluation.latent_space import States, number_of_layers, states_of
 from compact_ds.evaluation.moments import PairMoments
 from compact_ds.evaluation.prompts import prompts_of
@@ -49,7 +49,7 @@ class Analysis:
 
 
 def run(asked: Analysis, output: Path | None, draws: bool) -> dict[str, Any]:
-    """All figures as plain data; with `output` also in `latent.json` there, and as pictures. Raises UserError.
+    """All figures as plain data; with `output` also in `latent.json` there, as pictures, and for the projector. Raises UserError.
 
     Two of them are no number when there is nothing to divide by, and then None.
     """
@@ -76,6 +76,7 @@ def run(asked: Analysis, output: Path | None, draws: bool) -> dict[str, Any]:
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         (output / "latent.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        projector.write(states, layer, output / "tensorboard")
         if draws:
             latent_picture.draw(figures, states, output)
     return figures
