@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -68,3 +69,31 @@ def test_it_trains_from_another_folder(python: Path, tmp_path: Path) -> None:
     assert steps == [0, 1, 2, 3, 4]
     assert json.loads((run / "summary.json").read_text())["steps"] == 5
     assert (run / "final" / "config.json").is_file()
+
+
+@pytest.mark.timeout(3600)
+def test_the_ten_minutes_run_as_printed(python: Path, wheel: Path, tmp_path: Path) -> None:
+    """Every block of docs/start.md in order, in an empty folder, by a shell that has nothing but the fresh environment."""
+    text = (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
+    shell = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    # The index need not have a release of today's; pip finds this wheel first.
+    shell |= {"PATH": f"{python.parent}:{shell['PATH']}", "OMP_NUM_THREADS": "1", "PIP_FIND_LINKS": str(wheel.parent)}
+    blocks = re.findall(r"^```(sh|python)\n(.*?)^```", text, re.S | re.M)
+    assert sum(code.count("\n") for language, code in blocks if language == "sh") < 12
+    for language, code in blocks:
+        if language == "python":
+            (name,) = re.findall(r"save it as `(\w+\.py)`", text)
+            (tmp_path / name).write_text(code, encoding="utf-8")
+            continue
+        result = subprocess.run(
+            ["bash", "-euxc", code], cwd=tmp_path, env=shell, capture_output=True, text=True, timeout=3000
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert "Traceback" not in result.stderr and "Warning" not in result.stderr, result.stderr
+    for file in ("runs/first/report.html", "runs/both.html", "runs/mine/report.html"):
+        assert (tmp_path / file).stat().st_size > 900_000
+    rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {(row["id"], row["teacher"]) for row in rows} == {
+        (f"shells-{i}", teacher) for i in range(30) for teacher in ("ann", "bob")
+    }
+    assert (tmp_path / "runs" / "mine" / "final" / "README.md").is_file()
