@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from compact_ds import callbacks as hooks
@@ -27,7 +26,7 @@ from compact_ds.engine.start import Engine, learning_rate
 from compact_ds.errors import ConfigError
 from compact_ds.evaluation.generation import decoding_of, evaluate, summary, write_rows
 from compact_ds.evaluation.retention import measure_retention, retention_sets
-from compact_ds.launcher import heartbeat
+from compact_ds.launcher.run_folder import check_run_dir
 from compact_ds.mixer.gradient_mode import Reference, groups_of
 from compact_ds.optimizer_step.branches import Branches
 from compact_ds.optimizer_step.reference_sets import ReferenceSet, reference_sets
@@ -83,13 +82,6 @@ def check_batch_size(config: Config, group: Ranks) -> None:
     if config.data.batch_size % group.world_size:
         expected = f"a multiple of the world size {group.world_size}"
         raise ConfigError("data.batch_size", config.data.batch_size, expected, "change it or the number of ranks")
-
-
-def check_run_dir(folder: Path, resume: bool) -> None:
-    """Refuse to mix two runs in one folder. Raises ConfigError."""
-    # Other ranks may already have left a sign of life.
-    if not resume and folder.is_dir() and any(file.name != heartbeat.FOLDER for file in folder.iterdir()):
-        raise ConfigError("run_dir", str(folder), "an empty or new folder", "give another run_dir or add --resume")
 
 
 class _Run:

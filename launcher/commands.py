@@ -27,6 +27,9 @@ SSH_OPTIONS = " ".join(
 
 PDSH_FAN_OUT = 1024
 
+STOP_SECONDS = 15
+"""How long torchrun's agent leaves ranks that another's end has stopped; they end by themselves once they know its reason."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -44,11 +47,15 @@ class World:
 
 @dataclass(frozen=True)
 class Task:
-    """What every rank runs: `python -m module arguments`. With `max_restarts`, all ranks start again when one has failed."""
+    """What every rank runs: `python -m module arguments`. With `max_restarts`, all ranks start again when one has failed.
+
+    `timeout_seconds`: how long nodes wait for one another to start, or start again, together.
+    """
 
     module: str
     arguments: Sequence[str]
     max_restarts: int = 0
+    timeout_seconds: int = 600
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,8 @@ def on_node(task: Task, world: World, node_rank: str, local_addr: str) -> tuple[
         "--rdzv_backend=c10d",
         f"--rdzv_endpoint={world.master_addr}:{world.master_port}",
         "--rdzv_id=compact-ds",
+        f"--rdzv_conf=join_timeout={task.timeout_seconds},read_timeout={task.timeout_seconds}",
+        f"--shutdown_timeout={STOP_SECONDS}",
     )
     own = (f"--node_rank={node_rank}", f"--local_addr={local_addr}")
     return (*python, "compact_ds.launcher.elastic_agent", *shape, *meeting, *own, "-m", task.module, *task.arguments)

@@ -19,6 +19,7 @@ from compact_ds.launcher import end, heartbeat, nodes, ranks, slurm
 from compact_ds.launcher.commands import Command, Task
 from compact_ds.launcher.devices import local_devices
 from compact_ds.launcher.nodes import Cluster
+from compact_ds.launcher.run_folder import check_run_dir
 from compact_ds.launcher.supervise import Ask, Outcome, ask_children, supervise
 from compact_ds.sections import Config
 
@@ -48,11 +49,15 @@ def launch(
     starting a rank.
     """
     checked = load(config, list(overrides))
+    if max_restarts:
+        # An agent of torchrun counts its own node's failures alone: a rank cannot tell a second start from the first.
+        check_run_dir(checked.run_dir, resume)
+        resume = True
     # The name is in every process's command line: whoever ends a run by that ends no other.
     name = uuid.uuid4().hex[:12]
     switches = [word for word, is_on in (("--resume", resume), ("--trust", trust), ("--quiet", quiet)) if is_on]
     words = [str(config), *overrides, f"--launch-id={name}", *switches]
-    task = Task(TRAIN, words, max_restarts)
+    task = Task(TRAIN, words, max_restarts, checked.engine.timeout_seconds)
     start = _plan(task, cluster, nprocs, checked)
     check_world_size(checked.data.batch_size, start.num_ranks)
     if checked.mixer.retain is not None:

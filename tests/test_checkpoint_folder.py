@@ -83,8 +83,12 @@ def _only(path: Path) -> None:
         (lambda path: (path / "more.pt").write_bytes(b"x"), "more.pt: not in the manifest"),
         (lambda path: (path / "model.pt").write_bytes(b"short"), "model.pt: 5 bytes where"),
         (lambda path: (path / "manifest.json").write_text("[]"), "not a manifest"),
+        (
+            lambda path: (path / "manifest.json").write_text((path / "manifest.json").read_text()[:-1]),
+            "changed after it was written",
+        ),
     ],
-    ids=["no manifest", "missing", "unknown", "short", "no object"],
+    ids=["no manifest", "missing", "unknown", "short", "no object", "no last line end"],
 )
 def test_damage_is_named_and_passed_over_or_refused_or_trusted(
     folder: Path, change: object, told: str, caplog: pytest.LogCaptureFixture

@@ -232,6 +232,29 @@ def test_an_abort_after_the_summary_was_written_is_a_complete_run(
     assert launch.launch("arithmetic", [f"run_dir={tmp_path}"], nprocs=2) == launch.ABORTED
 
 
+def test_a_run_that_may_start_again_is_told_to_go_on_from_the_first_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[str, ...]] = []
+
+    def note(start: launch.Start) -> Outcome:
+        started.append(start.command.words)
+        return Outcome(0, False)
+
+    monkeypatch.setattr(launch, "supervised", note)
+    run_dir = f"run_dir={tmp_path / 'run'}"
+    for max_restarts in (0, 1):
+        assert launch.launch("arithmetic", [run_dir], nprocs=2, max_restarts=max_restarts) == 0
+    assert ["--resume" in words for words in started] == [False, True]
+    assert "--rdzv_conf=join_timeout=600,read_timeout=600" in started[1]
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    with pytest.raises(ConfigError, match=r"run_dir: found .*run; expected an empty or new folder; .* add --resume"):
+        launch.launch("arithmetic", [run_dir], nprocs=2, max_restarts=1)
+    assert launch.launch("arithmetic", [run_dir], nprocs=2, max_restarts=1, resume=True) == 0
+    assert len(started) == 3
+
+
 def test_visible_accelerators_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)

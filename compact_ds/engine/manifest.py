@@ -62,7 +62,7 @@ def write(manifest: Manifest, folder: Path) -> Path:
     """Write `folder/manifest.json` and return its path."""
     content = {"format": FORMAT, **asdict(manifest)}
     file = folder / NAME
-    file.write_text(json.dumps(content | {"sha256": _digest(content)}, indent=1) + "\n", encoding="utf-8")
+    file.write_text(_text(content | {"sha256": _digest(content)}), encoding="utf-8")
     return file
 
 
@@ -70,13 +70,15 @@ def read(folder: Path) -> Manifest:
     """The manifest of a checkpoint. Raises UserError when there is none or a byte of it has changed."""
     file = folder / NAME
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        content = json.loads(text)
+        is_as_written = text == _text(content)
         said = content.pop("sha256")
     except OSError as error:
         raise _refusal(str(file), error.strerror or str(error)) from None
     except (ValueError, KeyError, AttributeError, TypeError):
         raise _refusal(str(file), "not a manifest") from None
-    if said != _digest(content):
+    if said != _digest(content) or not is_as_written:
         raise _refusal(str(file), "a manifest that was changed after it was written")
     if content.pop("format", None) != FORMAT:
         raise _refusal(str(file), f"another format than {FORMAT}")
@@ -126,6 +128,10 @@ def _damage_of(file: Path, name: str, facts: FileFacts) -> str | None:
     if found.num_bytes != facts.num_bytes:
         return f"{name}: {found.num_bytes:,} bytes where {facts.num_bytes:,} were written"
     return None if found.sha256 == facts.sha256 else f"{name}: changed after it was written"
+
+
+def _text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=1) + "\n"
 
 
 def _digest(content: dict[str, Any]) -> str:
