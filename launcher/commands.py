@@ -13,17 +13,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-SSH_OPTIONS = " ".join(
-    f"-o {option}"
-    for option in (
-        "BatchMode=yes",
-        "StrictHostKeyChecking=yes",
-        "ConnectTimeout=15",
-        "ServerAliveInterval=10",
-        "ServerAliveCountMax=3",
-    )
-)
-"""A host whose key is not known is refused, nobody is asked for a password, and a node that is gone is noticed in 30 s."""
+SSH_OPTIONS = ("BatchMode=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=15")
+"""Nobody is asked for a password, and a host whose key is not known is refused."""
+
+KEEP_ALIVE_SECONDS = 15
+"""How often ssh asks a silent node for a sign of life, at most."""
 
 PDSH_FAN_OUT = 1024
 
@@ -109,6 +103,17 @@ def over_pdsh(task: Task, world: World, folder: str, exported: Mapping[str, str]
     return ("pdsh", "-S", "-N", "-R", "ssh", "-f", str(PDSH_FAN_OUT), "-w", ",".join(world.devices), line)
 
 
-def pdsh_environment(environment: Mapping[str, str]) -> dict[str, str]:
+def ssh_options(timeout_seconds: int) -> str:
+    """Options of ssh, in words. A node that is gone is noticed within `timeout_seconds`, and no earlier than half of them.
+
+    Any earlier, ssh would end a run whose ranks still wait for the network to come back.
+    """
+    interval = max(1, min(KEEP_ALIVE_SECONDS, timeout_seconds // 4))
+    alive = (f"ServerAliveInterval={interval}", f"ServerAliveCountMax={max(1, timeout_seconds // interval - 1)}")
+    return " ".join(f"-o {option}" for option in (*SSH_OPTIONS, *alive))
+
+
+def pdsh_environment(environment: Mapping[str, str], timeout_seconds: int) -> dict[str, str]:
     """What pdsh's own environment needs: ssh's options, before those the user gave, so that ours hold."""
-    return {"PDSH_SSH_ARGS_APPEND": " ".join([SSH_OPTIONS, environment.get("PDSH_SSH_ARGS_APPEND", "")]).strip()}
+    given = environment.get("PDSH_SSH_ARGS_APPEND", "")
+    return {"PDSH_SSH_ARGS_APPEND": f"{ssh_options(timeout_seconds)} {given}".strip()}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compact_ds.config import load
-from compact_ds.errors import ERROR_PREFIX, ConfigError, UserError
+from compact_ds.errors import ERROR_PREFIX, FAULT_EXIT_CODE, ConfigError, UserError
 from compact_ds.launcher import end, heartbeat, nodes, ranks, slurm
 from compact_ds.launcher.commands import Command, Task
 from compact_ds.launcher.devices import local_devices
@@ -156,7 +156,7 @@ def _run(start: Start, config: Config, cluster: Cluster | None) -> int:
         error = end.cause(outcome.code, heartbeat.read(config.run_dir / heartbeat.FOLDER, after=began), config.run_dir)
         if error is not None:
             sys.stderr.write(f"{ERROR_PREFIX}{error}\n")
-    return outcome.code
+    return FAULT_EXIT_CODE if outcome.code == end.SSH_FAILED else outcome.code
 
 
 def supervised(start: Start) -> Outcome:

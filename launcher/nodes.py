@@ -19,6 +19,8 @@ from compact_ds.launcher.exports import exports
 from compact_ds.launcher.hostfile import Slots, choose, read_hostfile
 
 PORT = 29500
+ANSWER_SECONDS = 30
+"""After so long a node that is only asked something is gone."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def over_hostfile(task: Task, cluster: Cluster, nprocs: int | None) -> tuple[Com
     devices = {host: [str(slot) for slot in of_host] for host, of_host in slots.items()}
     world = World(devices, cluster.master_addr or next(iter(slots)).rpartition("@")[2], cluster.master_port)
     words = over_pdsh(task, world, str(Path.cwd()), exports(os.environ, cluster.exported))
-    return Command(words, pdsh_environment(os.environ)), world.size
+    return Command(words, pdsh_environment(os.environ, task.timeout_seconds)), world.size
 
 
 def one_of_several(task: Task, cluster: Cluster, devices: Sequence[str]) -> tuple[tuple[str, ...], int]:
@@ -119,6 +121,6 @@ def check_reachable(cluster: Cluster) -> None:
 
 def ssh(host: str, line: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
     """Start a shell line on a host, with the options that pdsh gets too."""
-    options = shlex.split(pdsh_environment(environment)["PDSH_SSH_ARGS_APPEND"])
+    options = shlex.split(pdsh_environment(environment, ANSWER_SECONDS)["PDSH_SSH_ARGS_APPEND"])
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(["ssh", *options, host, line], text=True, **pipes)  # type: ignore[call-overload,no-any-return]

@@ -12,7 +12,7 @@ import pytest
 
 from compact_ds.cli import main
 from compact_ds.errors import UserError
-from compact_ds.launcher.commands import SSH_OPTIONS, Command, Task, World, on_node, over_pdsh, pdsh_environment
+from compact_ds.launcher.commands import Command, Task, World, on_node, over_pdsh, pdsh_environment, ssh_options
 from compact_ds.launcher.exports import exports
 
 WORLD = World({"a": ["0", "1"], "b": ["0", "1"]}, "a", 29511)
@@ -49,14 +49,24 @@ def test_deepspeeds_launcher_is_told_every_nodes_devices() -> None:
 
 
 def test_ssh_checks_host_keys_whatever_the_user_appends() -> None:
-    appended = pdsh_environment({"PDSH_SSH_ARGS_APPEND": "-o StrictHostKeyChecking=no -F mine"})["PDSH_SSH_ARGS_APPEND"]
-    assert appended == f"{SSH_OPTIONS} -o StrictHostKeyChecking=no -F mine"
+    given = {"PDSH_SSH_ARGS_APPEND": "-o StrictHostKeyChecking=no -F mine"}
+    appended = pdsh_environment(given, 600)["PDSH_SSH_ARGS_APPEND"]
+    assert appended == f"{ssh_options(600)} -o StrictHostKeyChecking=no -F mine"
     shown = subprocess.run(
         ["ssh", "-G", *shlex.split(appended.replace("-F mine", "-F /dev/null")), "nowhere"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert "stricthostkeychecking true" in shown  # ssh takes the first value that it meets
     assert "batchmode yes" in shown
+
+
+@pytest.mark.parametrize("timeout", [5, 6, 20, 59, 60, 600, 100_000])
+def test_ssh_gives_a_silent_node_up_neither_after_the_ranks_nor_long_before(timeout: int) -> None:
+    words = dict(word.split("=") for word in ssh_options(timeout).split() if "=" in word)
+    interval, count = int(words["ServerAliveInterval"]), int(words["ServerAliveCountMax"])
+    # By its manual ssh asks after each interval without data, and ends when the last of `count` questions got no answer.
+    assert timeout / 2 <= interval * (count + 1) <= timeout
+    assert interval <= 15
 
 
 def test_only_what_ranks_need_travels_and_never_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

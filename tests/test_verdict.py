@@ -67,6 +67,20 @@ def test_a_broken_connection_is_told_by_what_the_others_left(tmp_path: Path, mon
     assert "rank 1 on n2 (step 7, step) did not come to a collective within 20 s" in str(named)
 
 
+@pytest.mark.parametrize(
+    ("text", "timeout", "looked"),
+    [("gloo: Connection closed by peer", 600, 12), ("gloo: timed out", 600, 2), ("gloo: timed out", 5, 7)],
+)
+def test_who_waited_for_the_timeout_looks_no_longer_than_a_silent_rank_needs_to_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, timeout: int, looked: float
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(faults.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(faults.time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
+    assert faults.named(RuntimeError(text), _place(tmp_path), timeout, lambda: ([], [])) is not None
+    assert looked <= clock[0] <= looked + 1
+
+
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"
 
 

@@ -22,7 +22,9 @@ from compact_ds.launcher import verdict
 from compact_ds.launcher.heartbeat import Beat
 
 LOOK_SECONDS = 12.0
-"""How long a rank looks for the reason why another did not answer."""
+"""How long a rank looks for the reason why another did not answer, from the moment at which that one may have ended."""
+AT_LEAST_SECONDS = 2.0
+"""And after a timeout, in which a silent rank has shown as such already."""
 
 _PEER = re.compile(
     r"gloo|NCCL|pair closure|ncclRemoteError|Connection (reset|closed|refused)|Timed out waiting|Broken pipe|TCPStore|socket",
@@ -91,7 +93,8 @@ def _of_memory(text: str, place: Place) -> FaultError:
 
 def _of_peers(text: str, place: Place, timeout: float, look: Look) -> FaultError:
     """Wait for what the others have to say: they may be about to write why they end, or to fall silent."""
-    deadline = time.monotonic() + LOOK_SECONDS
+    timed_out = _TIMEOUT.search(text) is not None
+    deadline = time.monotonic() + (max(AT_LEAST_SECONDS, LOOK_SECONDS - timeout) if timed_out else LOOK_SECONDS)
     while True:
         beats, lost = look()
         first = verdict.failed(beats)
@@ -103,7 +106,7 @@ def _of_peers(text: str, place: Place, timeout: float, look: Look) -> FaultError
             break
         time.sleep(0.5)
     late = verdict.behind(beats)
-    if _TIMEOUT.search(text) and late:
+    if timed_out and late:
         found = f"{verdict.behind_of(late)} did not come to a collective within {timeout:g} s and still runs"
         remedy = "see what it does there (py-spy dump --pid), or raise engine.timeout_seconds; then --resume"
         return FaultError(str(place.run_dir), found, "every rank to answer in time", remedy)
