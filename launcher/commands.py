@@ -21,6 +21,9 @@ KEEP_ALIVE_SECONDS = 15
 
 PDSH_FAN_OUT = 1024
 
+BACKEND = "compact-ds"
+"""What torchrun's agent calls our way to meet, which is `meeting`'s."""
+
 STOP_SECONDS = 15
 """How long torchrun's agent leaves ranks that another's end has stopped; they end by themselves once they know its reason."""
 
@@ -81,7 +84,7 @@ def on_node(task: Task, world: World, node_rank: str, local_addr: str) -> tuple[
     assert len(sizes) == 1, "torchrun's agent starts the same number of ranks on every node"
     shape = (f"--nnodes={len(world.devices)}", f"--nproc_per_node={sizes.pop()}", f"--max_restarts={task.max_restarts}")
     meeting = (
-        "--rdzv_backend=c10d",
+        f"--rdzv_backend={BACKEND}",
         f"--rdzv_endpoint={world.master_addr}:{world.master_port}",
         "--rdzv_id=compact-ds",
         f"--rdzv_conf=join_timeout={task.timeout_seconds},read_timeout={task.timeout_seconds}",

@@ -24,6 +24,9 @@ def main(words: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousClosedError, RendezvousError
 
+    from compact_ds.launcher import meeting
+
+    meeting.register()
     for name in ("torch.distributed.elastic", "torch.distributed.run"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what failed is told by the ranks and by the launch command
     arguments = run.parse_args(list(words))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,8 @@ import psutil
 import pytest
 
 from compact_ds.errors import ERROR_PREFIX, ConfigError, UserError
-from compact_ds.launcher import devices, launch, ranks
+from compact_ds.launcher import devices, launch, meeting, ranks
+from compact_ds.launcher.commands import Task, World, on_node
 from compact_ds.launcher.relay import Relay
 from compact_ds.launcher.supervise import Outcome
 
@@ -48,6 +50,13 @@ if behaviour == "one fails":
     if rank == "1":
         sys.exit(7)
     time.sleep(60)
+if behaviour == "one dies once":
+    starts = len(list(folder.glob(f"start-{rank}-*")))
+    (folder / f"start-{rank}-{starts}").touch()
+    if not starts:
+        if rank == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(120)
 if behaviour == "aborts":
     os.abort()
 if behaviour in ("saves together", "stubborn"):
@@ -253,6 +262,35 @@ def test_a_run_that_may_start_again_is_told_to_go_on_from_the_first_start(
         launch.launch("arithmetic", [run_dir], nprocs=2, max_restarts=1)
     assert launch.launch("arithmetic", [run_dir], nprocs=2, max_restarts=1, resume=True) == 0
     assert len(started) == 3
+
+
+def test_two_agents_start_all_ranks_again_when_one_is_killed(folder: Path) -> None:
+    addresses = ("127.0.0.1", "127.0.0.2")
+    world = World({address: ["0"] for address in addresses}, addresses[0], ranks.free_port())
+    task = Task("fake_rank", [str(folder), "one dies once"], max_restarts=1, timeout_seconds=100)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "DS_ACCELERATOR": "cpu"}
+    agents = [
+        subprocess.Popen(on_node(task, world, str(i), address), env=environment, stderr=subprocess.PIPE, text=True)
+        for i, address in enumerate(addresses)
+    ]
+    said = [agent.communicate(timeout=200)[1] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    assert "error" not in "".join(said)
+    assert sorted(file.name for file in folder.glob("start-*")) == ["start-0-0", "start-0-1", "start-1-0", "start-1-1"]
+    _assert_all_gone(folder)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no TCP_USER_TIMEOUT")
+def test_connections_to_the_meeting_end_with_the_network_and_no_others() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as other,
+        socket.create_connection(one.getsockname()) as meant,
+        socket.create_connection(other.getsockname()) as not_meant,
+    ):
+        assert meeting.end_with_the_network(one.getsockname()[1], 7) == 1
+        options = [c.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) for c in (meant, not_meant)]
+    assert options == [7000, 0]
 
 
 def test_visible_accelerators_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
