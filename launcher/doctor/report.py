@@ -8,7 +8,7 @@ from pathlib import Path
 
 from compact_ds.config import find, load
 from compact_ds.errors import UserError
-from compact_ds.launcher import nodes
+from compact_ds.launcher import nodes, ranks
 from compact_ds.launcher.doctor.checks import Finding, Wanted, examine
 from compact_ds.launcher.doctor.visit import all_reduce, visit
 from compact_ds.launcher.nodes import Cluster
@@ -28,7 +28,7 @@ def examine_nodes(
         raise UserError("--nprocs", nprocs, "1 or more", "give the number of ranks")
     hosts = {host: len(slots) for host, slots in nodes.slots_of(cluster, nprocs).items()} if cluster else None
     names = list(hosts) if hosts else None
-    port = cluster.master_port if cluster else nodes.PORT
+    port = cluster.master_port if cluster else ranks.free_port()  # as a run on one machine takes one
     master = (cluster.master_addr if cluster else None) or (names[0].rpartition("@")[2] if names else "127.0.0.1")
     found = visit(names, run_dir, master, port, files_of(config, checked))
     uses_devices = os.environ.get("DS_ACCELERATOR") != "cpu" and any(facts.devices for facts in found.facts.values())

@@ -11,9 +11,11 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +30,8 @@ FACTS = "compact_ds.launcher.doctor.facts"
 SUM = "compact_ds.launcher.doctor.all_reduce"
 VISIT_SECONDS = 120
 SUM_SECONDS = 180
+LATE_SECONDS = 1.0
+"""So long an answer may be on its way."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,15 @@ class Visit:
 
     facts: dict[str, Facts]
     unreachable: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The line with which a node ended what it said, and when it came; or why there is none."""
+
+    refusal: str | None
+    line: str = ""
+    came: float = 0.0
 
 
 def visit(hosts: Sequence[str] | None, run_dir: Path, master: str, port: int, files: Sequence[str]) -> Visit:
@@ -47,11 +60,12 @@ def visit(hosts: Sequence[str] | None, run_dir: Path, master: str, port: int, fi
         (folder / mark(token, "asker")).touch()
     try:
         asked = {}
-        for index, host in enumerate(names):
-            words = ["-m", FACTS, str(run_dir), token, str(index), master, str(port), *files]
-            asked[host] = _ask(host if hosts else None, words)
-        for index, (host, process) in enumerate(asked.items()):
-            _take(host, process, found, folder / mark(token, index))
+        with ThreadPoolExecutor(len(names)) as listeners:
+            for index, host in enumerate(names):
+                words = ["-m", FACTS, str(run_dir), token, str(index), master, str(port), *files]
+                asked[host] = listeners.submit(_listen, _ask(host if hosts else None, words))
+        for index, (host, answer) in enumerate(asked.items()):
+            _take(host, answer.result(), found, folder / mark(token, index))
     finally:
         for file in folder.glob(mark(token, "*")):
             file.unlink(missing_ok=True)
@@ -66,20 +80,33 @@ def _ask(host: str | None, words: Sequence[str]) -> subprocess.Popen[str]:
     return nodes.ssh(host, f"cd {shlex.quote(str(Path.cwd()))} && {settings} {shlex.join(command)}", os.environ)
 
 
-def _take(host: str, process: subprocess.Popen[str], found: Visit, own_mark: Path) -> None:
-    try:
-        out, err = process.communicate(timeout=VISIT_SECONDS)
-    except subprocess.TimeoutExpired:
+def _listen(process: subprocess.Popen[str]) -> Answer:
+    """Wait for a node's answer, beside the other nodes' listeners: who heard it later would take its clock to be slow."""
+    assert process.stdout is not None and process.stderr is not None
+    last, came, silent = "", 0.0, threading.Event()
+
+    def give_up() -> None:
+        silent.set()
         process.kill()
-        process.communicate()
-        found.unreachable[host] = f"no answer in {VISIT_SECONDS} s"
+
+    patience = threading.Timer(VISIT_SECONDS, give_up)
+    patience.start()
+    for line in process.stdout:
+        last, came = line, time.time()
+    err = process.stderr.read()
+    code = process.wait()
+    patience.cancel()
+    if silent.is_set():
+        return Answer(f"no answer in {VISIT_SECONDS} s")
+    return Answer((err.strip().splitlines() or [f"exit code {code}"])[-1] if code else None, last, came)
+
+
+def _take(host: str, answer: Answer, found: Visit, own_mark: Path) -> None:
+    if answer.refusal is not None:
+        found.unreachable[host] = answer.refusal
         return
-    now = time.time()
-    if process.returncode:
-        found.unreachable[host] = (err.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
-        return
-    facts = Facts(**json.loads(out.splitlines()[-1]))
-    skew = facts.time - now if abs(facts.time - now) > 1 else 0.0  # its answer may have waited for another's
+    facts = Facts(**json.loads(answer.line))
+    skew = facts.time - answer.came if abs(facts.time - answer.came) > LATE_SECONDS else 0.0
     found.facts[host] = replace(facts, skew=skew, shares=facts.shares and own_mark.is_file())
 
 
