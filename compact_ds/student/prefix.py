@@ -1,16 +1,20 @@
 """Linear layers that train on a prefix of the tokens: probe tokens pass through the same call without a gradient.
 
-Owns the one idea that makes probes cheap. Probes lie behind the trunk in every row; each linear layer multiplies both
-parts in one module call (so ZeRO-3 gathers its weight once), but only the trunk's part enters the autograd graph.
-A second no-grad forward pass would cost ZeRO-3 another gather of all parameters and its prefetch trace.
+Owns the one idea that makes probes cheap. Probes lie behind the trunk in every row; a linear layer multiplies both parts in one
+product, and its backward pass multiplies the trunk's alone. A second no-grad forward pass would cost ZeRO-3 another gather of
+all parameters and its prefetch trace. An adapter of low rank is part of the same product: it is added where the wide output
+lies, and its scale multiplies only what is narrow.
 
-Legend: B rows, L tokens of a row, D and F features.
+Legend: B rows, L tokens of a row, T of them trained, N tokens of all rows, D and F features, R the adapter's rank.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from compact_ds.kernels.choice import Kernels
@@ -46,26 +50,74 @@ class PrefixLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, F]."""
-        num_trunk = self.tree_pass.num_trunk
-        if input.ndim != 3 or input.shape[1] <= num_trunk or not torch.is_grad_enabled():
+        if input.ndim != 3 or not torch.is_grad_enabled():
             return functional.linear(input, self.weight, self.bias)
-        trunk = self._multiply(input[:, :num_trunk])
-        with torch.no_grad():
-            probes = self._multiply(input[:, num_trunk:])
-        return torch.cat((trunk, probes), dim=1)
-
-    def _multiply(self, input: Tensor) -> Tensor:
-        # A frozen weight times a slice that is no whole block of memory goes to the batched product, at half the speed.
-        flat = functional.linear(input.reshape(-1, input.shape[-1]), self.weight, self.bias)
-        return flat.view(*input.shape[:2], -1)
+        return prefix_product(input, self.weight, self.bias, self.tree_pass.num_trunk)
 
 
-def train_on_prefix(model: nn.Module, tree_pass: TreePass) -> int:
-    """Turn every plain linear layer into a PrefixLinear in place (same parameters, same names); how many there were."""
-    count = 0
+def prefix_product(
+    input_BLD: Tensor, weight_FD: Tensor, bias_F: Tensor | None, num_trunk: int,
+    adapter: tuple[Tensor, Tensor, float] | None = None,
+) -> Tensor:  # fmt: skip
+    """`x W^T + bias`, [B, L, F], with an adapter `(down_RD, up_FR, scale)` plus `scale * x down^T up^T`.
+
+    Tokens from `num_trunk` on neither give nor take a gradient. All is in the input's type, or in autocast's.
+    """
+    down_RD, up_FR, scale = adapter or (None, None, 0.0)
+    node: Any = _PrefixProduct
+    return node.apply(input_BLD, weight_FD, bias_F, down_RD, up_FR, scale, num_trunk)  # type: ignore[no-any-return]
+
+
+class _PrefixProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, input_BLD, weight_FD, bias_F, down_RD, up_FR, scale, num_trunk):  # type: ignore[no-untyped-def]
+        device = input_BLD.device.type
+        ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input_BLD.dtype
+        ctx.scale, ctx.num_trunk, low_BLR = scale, num_trunk, None
+        weight, bias, down, up = (None if x is None else x.to(ctx.dtype) for x in (weight_FD, bias_F, down_RD, up_FR))
+        input_ND = input_BLD.reshape(-1, input_BLD.shape[2]).to(ctx.dtype)
+        out_NF = input_ND @ weight.T if bias is None else torch.addmm(bias, input_ND, weight.T)
+        if down is not None:
+            low_NR = input_ND @ down.T
+            out_NF.addmm_(low_NR, up.T, alpha=scale)
+            low_BLR = low_NR.unflatten(0, input_BLD.shape[:2])
+        # Under ZeRO-3 a weight is whole only while its module runs; saving the parameter itself lets the hook that
+        # gathers it for the backward pass fill this very tensor again.
+        ctx.save_for_backward(input_BLD, weight_FD, down_RD, up_FR, low_BLR)
+        return out_NF.unflatten(0, input_BLD.shape[:2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_BLF):  # type: ignore[no-untyped-def]
+        input_BLD, *saved = ctx.saved_tensors
+        weight_FD, down_RD, up_FR, low_BLR = (None if x is None else x.to(ctx.dtype) for x in saved)
+        trunk, needs = slice(min(ctx.num_trunk, input_BLD.shape[1])), ctx.needs_input_grad
+        grad_NF, input_ND = (x[:, trunk].to(ctx.dtype).flatten(0, 1) for x in (grad_BLF, input_BLD))
+        low_grad_NR = None if up_FR is None else (grad_NF @ up_FR).mul_(ctx.scale)
+        input_grad = None
+        if needs[0]:
+            input_grad = torch.empty_like(input_BLD, dtype=ctx.dtype, memory_format=torch.contiguous_format)
+            input_grad[:, trunk.stop :] = 0
+            # Straight to where it belongs, a row at a time because the probes lie between rows.
+            for i, row_TD in enumerate(input_grad[:, trunk]):
+                at = slice(i * trunk.stop, (i + 1) * trunk.stop)
+                torch.mm(grad_NF[at], weight_FD, out=row_TD)
+                if low_grad_NR is not None:
+                    row_TD.addmm_(low_grad_NR[at], down_RD)
+        return (
+            input_grad,
+            grad_NF.T @ input_ND if needs[1] else None,
+            grad_NF.sum(0) if needs[2] else None,
+            low_grad_NR.T @ input_ND if needs[3] else None,
+            (grad_NF.T @ low_BLR[:, trunk].flatten(0, 1)).mul_(ctx.scale) if needs[4] else None,
+            None,
+            None,
+        )
+
+
+def train_on_prefix(model: nn.Module, tree_pass: TreePass) -> None:
+    """Turn every plain linear layer into a PrefixLinear in place (same parameters, same names)."""
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = PrefixLinear
             module.tree_pass = tree_pass  # type: ignore[assignment]
-            count += 1
-    return count
