@@ -23,7 +23,7 @@ from compact_ds.engine import random_state
 from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.engine.shards import full_state
 from compact_ds.engine.start import Engine, learning_rate
-from compact_ds.errors import ConfigError
+from compact_ds.errors import FAULT_EXIT_CODE, ConfigError
 from compact_ds.evaluation.generation import decoding_of, evaluate, summary, write_rows
 from compact_ds.evaluation.retention import measure_retention, retention_sets
 from compact_ds.launcher.run_folder import check_run_dir
@@ -287,4 +287,10 @@ def _row(step: int, lr: float, result: StepResult, seconds: float, num_bytes: in
 if __name__ == "__main__":
     from compact_ds.cli import main as command_line
 
-    sys.exit(command_line(["train", *sys.argv[1:]]))
+    code = command_line(["train", *sys.argv[1:]])
+    if code == FAULT_EXIT_CODE:
+        # The launcher waits for this process to end the run, and taking the interpreter down costs it seconds.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -1,5 +1,6 @@
 """Law 5: a run that was interrupted ends as one that was not, at the same number of ranks and at another."""
 
+import json
 import shutil
 
 import pytest
@@ -28,6 +29,10 @@ def whole(request, tmp_path_factory):
     return folder, common, world_size
 
 
+def _losses(run):
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def _resumed(whole, name, world_size):
     folder, common, _ = whole
     (folder / name).mkdir()
@@ -35,7 +40,7 @@ def _resumed(whole, name, world_size):
     shutil.copy(folder / "whole" / "metrics.jsonl", folder / name / "metrics.jsonl")
     codes, outputs = start([*common, f"run_dir={folder / name}", "--resume"], world_size)
     assert (folder / name / "summary.json").exists(), (codes, outputs[0][-3000:])
-    assert len((folder / name / "metrics.jsonl").read_text().splitlines()) == 5
+    assert len(_losses(folder / name)) == 5
     return [load_file(folder / run / "final" / "model.safetensors") for run in (name, "whole")]
 
 
@@ -49,3 +54,4 @@ def test_resuming_with_another_number_of_ranks_ends_at_the_same_student(whole):
     for name, tensor in uninterrupted.items():
         difference = (resumed[name] - tensor).abs()
         assert difference.max() < TOLERANCE and difference.mean() < TOLERANCE / 5, name
+    assert _losses(whole[0] / "other") == pytest.approx(_losses(whole[0] / "whole"), rel=1e-5)
