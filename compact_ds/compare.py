@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from compact_ds.config import load
 from compact_ds.data.readers import read
@@ -29,6 +28,7 @@ from compact_ds.launcher.launch import check_world_size
 from compact_ds.launcher.ranks import num_cores
 from compact_ds.plugins import added
 from compact_ds.sections import METHODS, SOLVERS, Config
+from compact_ds.terminal_table import terminal_table
 
 FAILED = 1
 USUAL = ("compact", "consensus", "adaptability", "difficulty", "uniform", "best_of", "first", "single")
@@ -221,13 +221,8 @@ def _report(runs: Sequence[Run], run_dir: Path, plan: Plan, as_json: bool) -> No
     if as_json:
         print(json.dumps(results))
         return
-    header, cells = comparison.full_table(table)
-    shown = Table(*header)
-    for own in cells:
-        shown.add_row(*own)
-    # A pipe has no width of its own, and 80 columns would cut names.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    console.print(shown)
+    console = Console(highlight=False)
+    console.print(terminal_table(*comparison.full_table(table)))
     for sentence in found:
         console.print(sentence, markup=False, soft_wrap=True)
     console.print(note, markup=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -99,7 +100,7 @@ def test_estimates_copies_and_overlaps_stand_in_the_table() -> None:
     beside = {"estimated": {"ann": 0.5}, "copies": {"ann": "ann", "bob": "ann"}, "doubled_questions": [["a", "b"]]}
     shown = table(stats(EXAMPLES) | beside | {"contaminated": {"test.jsonl": [{"id": "a"}]}})
     names = [column.header for column in shown.columns]
-    assert list(shown.columns[names.index("estimated")].cells) == ["0.500", "-", "-"]
+    assert list(shown.columns[names.index("esti-\nmated")].cells) == ["0.500", "-", "-"]
     for words in ("1 questions asked twice", "1 questions stand in test.jsonl too", "bob and ann are copies"):
         assert words in str(shown.caption)
 
@@ -118,6 +119,18 @@ def test_the_table_shows_a_teacher_a_row() -> None:
     assert shown.row_count == 3
     assert "4 questions (1 without a rationale), 7 rationales" in str(shown.caption)
     assert [list(column.cells)[1] for column in shown.columns][:4] == ["bob", "2", "0.500", "5.0"]
+
+
+def test_the_table_fits_80_columns_and_cuts_nothing() -> None:
+    names = ("gemini-1.5-flash-002", "[red]llama-3.1-70b-instruct", "bob")
+    said = tuple(Rationale(name, ("a " * 12345,), "The answer is 5") for name in names)
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(table(stats([Example("a", "?", "5", said, "f")])))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
+    assert all("12349.0 12349" in line for line in lines if " 1.000 " in line), "numbers stay whole"
+    # A name goes on below its beginning; markup in it is text.
+    assert "".join(line[:13].strip() for line in lines).count("[red]llama-3.1-70b-instruct") == 1
 
 
 def test_no_examples_give_an_empty_table() -> None:

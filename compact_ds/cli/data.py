@@ -193,8 +193,7 @@ def _print(figures: dict[str, Any], table: Callable[[dict[str, Any]], Any], as_j
     if as_json:
         print(json.dumps(figures))
     else:
-        # A pipe has no width of its own, and 80 columns would cut names.
-        Console(width=None if sys.stdout.isatty() else 120).print(table(figures))
+        Console().print(table(figures))
 
 
 def _import(arguments: argparse.Namespace) -> int:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.markup import escape
 from rich.table import Table
 
 from compact_ds.data.generate_calls import Failure
 from compact_ds.data.generate_journal import Journal
 from compact_ds.data.generate_settings import Call, Question, Teacher, TeacherConfig
+from compact_ds.terminal_table import terminal_table
 
 _CHARACTERS_A_TOKEN = 4
 """For an estimate before any endpoint has counted; about right for English."""
@@ -116,13 +116,9 @@ def table(totals: dict[str, Any]) -> Table:
     """The dictionary of `generate.run` or `generate.plan` for the terminal, a teacher a row, totals in the caption."""
     left_out = ("teachers", "output", "failures", "failed_share")
     caption = ", ".join(f"{_shown(value)} {name}" for name, value in totals.items() if name not in left_out)
-    shown = Table(caption=caption)
-    shown.add_column("teacher")
-    for heading in next(iter(totals["teachers"].values())):
-        shown.add_column(heading.replace("_", " "), justify="right")
-    for name, row in totals["teachers"].items():
-        shown.add_row(escape(name), *map(_shown, row.values()))
-    return shown
+    headings = ["teacher", *(name.replace("_", " ") for name in next(iter(totals["teachers"].values())))]
+    rows = [[name, *map(_shown, row.values())] for name, row in totals["teachers"].items()]
+    return terminal_table(headings, rows, caption)
 
 
 def _shown(value: Any) -> str:

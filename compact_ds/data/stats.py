@@ -18,6 +18,12 @@ from rich.table import Table
 from compact_ds.data.answers import final_answer, same_answer
 from compact_ds.data.overlap import near_duplicates
 from compact_ds.data.records import Example
+from compact_ds.terminal_table import terminal_table
+
+_HEADINGS = (
+    "teacher", "ratio-\nnales", "covered", "words", "words\np95", "steps", "right", "esti-\nmated", "no\nanswer", "agree-\nment",
+    "alike",
+)  # fmt: skip
 
 
 @dataclass
@@ -72,40 +78,26 @@ def table(figures: dict[str, object]) -> Table:
     caption += "".join(
         f"\n{teacher} and {other} are copies: one voice" for teacher, other in copied.items() if teacher != other
     )
-    shown = Table(caption=caption)
-    shown.add_column("teacher")
-    headings = (
-        "rationales",
-        "covered",
-        "words",
-        "words p95",
-        "steps",
-        "right",
-        "estimated",
-        "no answer",
-        "agreement",
-        "alike",
-    )
-    for heading in headings:
-        shown.add_column(heading, justify="right")
     teachers: Any = figures["teachers"]
     estimated: Any = figures.get("estimated", {})
-    for name, row in teachers.items():
-        agreement = "-" if row["agreement"] is None else f"{row['agreement']:.3f}"
-        shown.add_row(
-            name,
-            str(row["rationales"]),
-            f"{row['covered']:.3f}",
-            f"{row['mean_words']:.1f}",
-            str(row["p95_words"]),
-            f"{row['mean_steps']:.2f}",
-            f"{row['right']:.3f}",
-            f"{estimated[name]:.3f}" if name in estimated else "-",
-            str(row["no_answer"]),
-            agreement,
-            f"{row['near_duplicates']:.3f}",
-        )
-    return shown
+    return terminal_table(_HEADINGS, [_row(name, row, estimated) for name, row in teachers.items()], caption)
+
+
+def _row(name: str, row: dict[str, Any], estimated: dict[str, float]) -> list[str]:
+    """Cells under _HEADINGS."""
+    return [
+        name,
+        str(row["rationales"]),
+        f"{row['covered']:.3f}",
+        f"{row['mean_words']:.1f}",
+        str(row["p95_words"]),
+        f"{row['mean_steps']:.2f}",
+        f"{row['right']:.3f}",
+        f"{estimated[name]:.3f}" if name in estimated else "-",
+        str(row["no_answer"]),
+        "-" if row["agreement"] is None else f"{row['agreement']:.3f}",
+        f"{row['near_duplicates']:.3f}",
+    ]
 
 
 def _count(example: Example, tallies: dict[str, _Tally]) -> None:

@@ -40,7 +40,10 @@ def reference_sets(config: Config, tokeniser: Tokeniser, ranks: Ranks) -> dict[R
         found["answer"] = ReferenceSet(lambda step: gold.batches(ranks), size)
     if config.mixer.diagnose_every and size < config.mixer.probe_questions:
         _LOG.info(
-            "diagnostics: %d of mixer.probe_questions=%d gold answers are there", size, config.mixer.probe_questions
+            "diagnostics: %d held-out questions (data.eval) to compare the teachers' gradients with, "
+            "mixer.probe_questions=%d wants more",
+            size,
+            config.mixer.probe_questions,
         )
     if (retain := config.mixer.retain) is not None:
         kept = retention_set(config, retain, tokeniser, ranks.world_size)

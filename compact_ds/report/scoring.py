@@ -105,7 +105,8 @@ def _joined(file: Path, sources: Sequence[str], settings: Config, limit: int | N
         unknown = [id for id in rows if id not in examples or not _fits(examples[id], rows[id])]
         if not unknown:
             kept = [Scored(e, rows[e.id]) for e in examples.values()]
-            return Scores(f"{len(kept)} questions of {source}", kept)
+            # The whole path stands in the config further down.
+            return Scores(f"{len(kept)} questions of {source.rsplit('/', 1)[-1]}", kept)
         missing = missing or unknown[0]
     expected = f"questions of {' or '.join(sources)}, with the same teachers"
     raise UserError(str(file), f"id {missing!r}", expected, "score the run's own data")

@@ -31,7 +31,8 @@ def settings(runs: Sequence[Run]) -> Section:
     for run in runs:
         if run.left_out:
             shown = yaml.safe_dump(run.left_out, sort_keys=False, allow_unicode=True)
-            blocks.append(text(f"{len(run.left_out)} rationales that {run.name} did not train on", shown))
+            rationales = "1 rationale" if len(run.left_out) == 1 else f"{len(run.left_out)} rationales"
+            blocks.append(text(f"{rationales} that {run.name} did not train on", shown))
     return Section("settings", "Config and environment", "", blocks)
 
 
