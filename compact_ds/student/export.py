@@ -44,4 +44,5 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
 
 def save_adapter(lm: Any, state: dict[str, Tensor], folder: Path) -> None:
     """Write the adapter alone, as peft loads it. `lm` is the peft model, `state` its parameters."""
-    lm.save_pretrained(folder, state_dict=state)
+    # No vocabulary is changed here; left to guess, peft would ask the hub for the base model's config.
+    lm.save_pretrained(folder, state_dict=state, save_embedding_layers=False)

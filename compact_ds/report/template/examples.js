@@ -35,7 +35,7 @@ function drawExamples(browsers) {
     const wanted = search.value.trim().toLowerCase();
     const passes = FILTERS[filter.value];
     items = browser.items.filter((item) => passes(item) && (!wanted || textOf(item).includes(wanted)));
-    source.textContent = `${items.length} of ${browser.items.length} questions; ${browser.source}`;
+    source.textContent = `${items.length} of ${browser.source}`;
     list.replaceChildren(...items.map((item, i) => {
       const row = button("");
       append(row, element("span", "", item.question.length > 90 ? item.question.slice(0, 89) + "…" : item.question));
