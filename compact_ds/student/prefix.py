@@ -10,6 +10,7 @@ Legend: B rows, L tokens of a row, T of them trained, N tokens of all rows, D an
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ class _PrefixProduct(torch.autograd.Function):
         device = input_BLD.device.type
         ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input_BLD.dtype
         ctx.scale, ctx.num_trunk, low_BLR = scale, num_trunk, None
-        weight, bias, down, up = (None if x is None else x.to(ctx.dtype) for x in (weight_FD, bias_F, down_RD, up_FR))
+        weight, bias, down, up = _cast((weight_FD, bias_F, down_RD, up_FR), ctx.dtype)
         input_ND = input_BLD.reshape(-1, input_BLD.shape[2]).to(ctx.dtype)
         out_NF = input_ND @ weight.T if bias is None else torch.addmm(bias, input_ND, weight.T)
         if down is not None:
@@ -90,10 +91,10 @@ class _PrefixProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_BLF):  # type: ignore[no-untyped-def]
         input_BLD, *saved = ctx.saved_tensors
-        weight_FD, down_RD, up_FR, low_BLR = (None if x is None else x.to(ctx.dtype) for x in saved)
+        weight_FD, down_RD, up_FR, low_BLR = _cast(saved, ctx.dtype)
         trunk, needs = slice(min(ctx.num_trunk, input_BLD.shape[1])), ctx.needs_input_grad
         grad_NF, input_ND = (x[:, trunk].to(ctx.dtype).flatten(0, 1) for x in (grad_BLF, input_BLD))
-        low_grad_NR = None if up_FR is None else (grad_NF @ up_FR).mul_(ctx.scale)
+        low_grad_NR: Any = None if up_FR is None else (grad_NF @ up_FR).mul_(ctx.scale)
         input_grad = None
         if needs[0]:
             input_grad = torch.empty_like(input_BLD, dtype=ctx.dtype, memory_format=torch.contiguous_format)
@@ -113,6 +114,10 @@ class _PrefixProduct(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _cast(tensors: Iterable[Tensor | None], dtype: torch.dtype) -> list[Any]:
+    return [None if x is None else x.to(dtype) for x in tensors]
 
 
 def train_on_prefix(model: nn.Module, tree_pass: TreePass) -> None:
