@@ -4,12 +4,11 @@ import itertools
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 pytest.importorskip("triton")
 
 from against_float64 import BACKWARDS, DEVICE, agree, both, operands, poison_buffers
+from largest_storage import Largest
 
 from compact_ds.kernels import lse_backward, lse_triton, products
 from compact_ds.kernels.lse_gather import lse_gather
@@ -102,19 +101,6 @@ def test_a_second_derivative_is_refused():
     (grad,) = torch.autograd.grad((nll_S * nll_S).sum(), inputs[0], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
-
-
-class Largest(TorchDispatchMode):
-    """The largest storage that any operation returns, in bytes."""
-
-    bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
-        return out
 
 
 def test_nothing_of_the_size_of_the_logits_is_held():

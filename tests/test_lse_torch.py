@@ -8,8 +8,8 @@ import math
 
 import pytest
 import torch
+from largest_storage import Largest
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from compact_ds.kernels import lse_torch
 from compact_ds.kernels.lse_gather import EMPTY, lse_gather
@@ -234,19 +234,6 @@ def test_a_second_derivative_is_refused(wanted):
     (grad,) = torch.autograd.grad((lse * lse).sum(), hidden, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
-
-
-class Largest(TorchDispatchMode):
-    """The largest storage that any operation returns."""
-
-    bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
-        return out
 
 
 class Multiplications(TorchDispatchMode):
