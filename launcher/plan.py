@@ -216,7 +216,7 @@ def _way(
 def _passing_seconds(config: Config, shape: Shape, machine: Machine, work: Workload, world_size: int) -> float:
     """What is bound by memory: activations, read and written a few times, and the update of a shard."""
     bytes_each = 2 if config.engine.precision == "bf16" else 4
-    saved = sum(activations(shape, m, bytes_each, False, True, 0).saved for m in work.micro_batches)
+    saved = sum(activations(shape, m, bytes_each, False, True).saved for m in work.micro_batches)
     shard = shape.trained / (world_size if zero_settings(config).stage else 1)
     moved = _PASSES_OVER_ACTIVATIONS * saved + _UPDATE_BYTES * shard
     return moved / (machine.memory_rate * _MEMORY_RATE_REACHED)

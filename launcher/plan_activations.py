@@ -30,16 +30,16 @@ class Activations:
     mask: int
 
 
-def activations(
-    shape: Shape, batch: MicroBatch, bytes_each: int, checkpointing: bool, on_gpu: bool, zero_stage: int
-) -> Activations:
+def activations(shape: Shape, batch: MicroBatch, bytes_each: int, checkpointing: bool, on_gpu: bool) -> Activations:
     """Activations of one micro-batch, with one layer's worth recomputed at a time when `checkpointing`."""
     whole, trunk = batch.tokens, batch.trunk_tokens
     d, f, b = shape.hidden, shape.inner, bytes_each
-    layer = _layer(shape, batch, b, on_gpu, zero_stage)
-    # Dense attention takes a mask of numbers, which it keeps; the flags themselves are made once.
-    copies = 0 if on_gpu else shape.layers * batch.scores * b
-    dense = 0 if on_gpu else batch.scores
+    layer = _layer(shape, batch, b, on_gpu)
+    # Branch by branch there is one mask of numbers for all layers. Over whole rows each layer keeps one, made from flags.
+    masks, copies = 0, 0
+    if not on_gpu:
+        masks = batch.scores * (4 if batch.branch_keys else 1)
+        copies = 0 if batch.branch_keys else shape.layers * batch.scores * b
     saved, inputs = shape.layers * layer, whole * d * b
     if checkpointing:
         saved = shape.layers * inputs + layer
@@ -51,39 +51,31 @@ def activations(
         forward_peak=(whole * f + 2 * whole * d) * b,
         backward_peak=(3 * whole * f + whole * d - trunk * f) * b,
         head=head,
-        mask=dense + copies,
+        mask=masks + copies,
     )
 
 
-def _layer(shape: Shape, batch: MicroBatch, b: int, on_gpu: bool, zero_stage: int) -> int:
+def _layer(shape: Shape, batch: MicroBatch, b: int, on_gpu: bool) -> int:
     """Bytes that one layer saves.
 
-    A linear layer saves its input: the trunk's part, which is a copy as soon as there are several rows. RMSNorm computes in
-    fp32 and keeps its input there; with frozen weights it keeps the input alone. A frozen linear layer keeps nothing, except
-    at stage 3, where DeepSpeed's own linear function keeps its input whatever the weight is.
+    A linear layer saves its input, of trunk and probes, which those that read the same input share; an adapter its own middle
+    besides. RMSNorm computes in fp32 and keeps its input there; with frozen weights it keeps the input alone. Attention branch
+    by branch saves queries, keys, values and its output, which is the next layer's input.
     """
     whole, trunk = batch.tokens, batch.trunk_tokens
     d, f, q, k = shape.hidden, shape.inner, shape.query, shape.key
-    copied = batch.rows > 1 and batch.probe > 0
     trains = shape.lora is None
     norm = d * (4 + b if b == 2 else 2 * b) if trains else d * 4
     norms = 2 * norm * whole
     if shape.head_norms:
         norms += (q + k) * whole * (4 + b if b == 2 else 2 * b) if trains else (q + k) * whole * 4
-    # Grouped keys and values are repeated for dense attention, and those copies are kept.
-    kept_k = k if on_gpu else q
-    attention = (q + 2 * kept_k) * whole * b + trunk * q * b + trunk * shape.heads * 4
-    if not on_gpu:
-        # Each branch's keys and values lie behind a copy of the root's.
-        attention += 2 * q * batch.branch_keys * b
-    product = (3 * f) * whole * b
-    if trains:
-        inputs = (5 * d + q + f) * trunk * b if copied else (2 * d + q + f) * whole * b
+    if batch.branch_keys and not on_gpu:
+        attention = (q + 2 * k) * whole * b + whole * shape.heads * 4
     else:
-        # An adapter saves the layer's input and its own middle.
-        own, shared = shape.adapted_in, min(shape.adapted_in, 2 * d + q + f)
-        if zero_stage == 3:
-            own, shared = own + 5 * d + q + f, 2 * d + q + f
-        inputs = (own * trunk if copied else shared * whole) * b
-        inputs += shape.adapted * (shape.lora or 0) * trunk * b
+        # Grouped keys and values are repeated for dense attention, and those copies are kept.
+        attention = (q + 2 * (k if on_gpu else q)) * whole * b + trunk * q * b + trunk * shape.heads * 4
+    product = 3 * f * whole * b
+    inputs = (2 * d + q + f) * whole * b
+    if not trains:
+        inputs += shape.adapted * (shape.lora or 0) * whole * b
     return int(norms + attention + product + inputs)

@@ -88,7 +88,7 @@ def memory(config: Config, shape: Shape, work: Workload, world_size: int, on_gpu
     resting = {"parameters": state.parameters, "optimizer": state.optimizer, "buckets": state.resting_buckets}
     moments = [("update", resting | {"gradients": state.gradients_at_update, "update": state.update(on_gpu)})]
     for number, batch in enumerate(work.micro_batches[:1] + tuple(set(work.micro_batches[1:]))):
-        found = activations(shape, batch, bytes_each, config.student.gradient_checkpointing, on_gpu, zero.stage)
+        found = activations(shape, batch, bytes_each, config.student.gradient_checkpointing, on_gpu)
         backward = {
             "gathered parameters": state.gathered,
             "gradients": state.gradients(number > 0),

@@ -83,17 +83,17 @@ def test_activations_are_what_autograd_saves(tmp_path: Path, rows: int, lora: bo
         batch.ids_BL.shape[1] - batch.num_trunk,
         len(batch.index_N),
         batch.num_grad,
+        branch_keys=1,  # attention goes branch by branch, and saves nothing for their number
     )
-    counted = activations(shape(config, vocabulary), sizes, 4, checkpointing=False, on_gpu=False, zero_stage=0)
-    # The count leaves out rotations, row statistics and indices; its dense mask is not saved, its copies are.
-    dense = sizes.scores
+    counted = activations(shape(config, vocabulary), sizes, 4, checkpointing=False, on_gpu=False)
+    # The count leaves out rotations, row statistics and indices; the mask is held by the tree, not saved.
     norm = sizes.tokens * 64 * 8
-    assert counted.saved + counted.mask - dense + norm == pytest.approx(sum(saved.values()), rel=0.05)
+    assert counted.saved + norm == pytest.approx(sum(saved.values()), rel=0.05)
 
 
 def test_checkpointing_keeps_a_layers_input_and_one_layer(tmp_path: Path) -> None:
     student, batch = shape(config_of(tmp_path), 1000), MicroBatch(2, 100, 30, 60, 50)
-    without, with_it = (activations(student, batch, 4, on, False, 0).saved for on in (False, True))
+    without, with_it = (activations(student, batch, 4, on, False).saved for on in (False, True))
     assert with_it == without // 2 + 2 * 260 * 64 * 4
 
 

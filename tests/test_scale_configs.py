@@ -96,6 +96,6 @@ def test_a_layer_of_true_width_takes_a_step_and_keeps_what_the_plan_says(size: s
 
     changed = config.model_copy(update={"student": config.student.model_copy(update={"model": str(tmp_path)})})
     layer = dataclasses.replace(shape(changed), layers=1)
-    counted = activations(layer, MicroBatch(2, 192, 0, 382, 382), 2, checkpointing=False, on_gpu=False, zero_stage=3)
+    counted = activations(layer, MicroBatch(2, 192, 0, 382, 382), 2, checkpointing=False, on_gpu=False)
     norm = 2 * 192 * layer.hidden * 6
     assert counted.saved + norm == pytest.approx(sum(saved.values()), rel=0.05)
