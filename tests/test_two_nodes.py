@@ -51,7 +51,7 @@ class Run:
         return self.process.wait(seconds)
 
     def wait_for_steps(self, count: int) -> None:
-        file, deadline = self.run_dir / "metrics.jsonl", time.monotonic() + 300
+        file, deadline = self.run_dir / "metrics.jsonl", time.monotonic() + 600
         while not file.is_file() or file.read_text(encoding="utf-8").count("\n") < count:
             assert self.process.poll() is None and time.monotonic() < deadline, self.error()[-3000:]
             time.sleep(0.05)
