@@ -54,4 +54,4 @@ def test_resuming_with_another_number_of_ranks_ends_at_the_same_student(whole):
     for name, tensor in uninterrupted.items():
         difference = (resumed[name] - tensor).abs()
         assert difference.max() < TOLERANCE and difference.mean() < TOLERANCE / 5, name
-    assert _losses(whole[0] / "other") == pytest.approx(_losses(whole[0] / "whole"), rel=1e-5)
+    assert _losses(whole[0] / "other") == pytest.approx(_losses(whole[0] / "whole"), rel=1e-4)
