@@ -24,9 +24,6 @@ PDSH_FAN_OUT = 1024
 BACKEND = "compact-ds"
 """What torchrun's agent calls our way to meet, which is `meeting`'s."""
 
-STOP_SECONDS = 15
-"""How long torchrun's agent leaves ranks that another's end has stopped; they end by themselves once they know its reason."""
-
 
 @dataclass(frozen=True)
 class World:
@@ -88,7 +85,6 @@ def on_node(task: Task, world: World, node_rank: str, local_addr: str) -> tuple[
         f"--rdzv_endpoint={world.master_addr}:{world.master_port}",
         "--rdzv_id=compact-ds",
         f"--rdzv_conf=join_timeout={task.timeout_seconds},read_timeout={task.timeout_seconds}",
-        f"--shutdown_timeout={STOP_SECONDS}",
     )
     own = (f"--node_rank={node_rank}", f"--local_addr={local_addr}")
     return (*python, "compact_ds.launcher.elastic_agent", *shape, *meeting, *own, "-m", task.module, *task.arguments)

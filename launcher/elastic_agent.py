@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 from compact_ds.errors import ERROR_PREFIX, FaultError
 
+STOP_SECONDS = 15
+"""How long ranks are left that another's end has stopped; they end by themselves once they know its reason."""
+
 
 def main(words: Sequence[str]) -> int:
     """Run the agent; 0, or the code of the first failed rank (256 - n for signal n, as DeepSpeed's launcher has it).
@@ -20,6 +23,7 @@ def main(words: Sequence[str]) -> int:
     """
     # Or the ranks of a second start would find the addresses of the first in the store that the agent keeps.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(STOP_SECONDS))
     from torch.distributed import DistError, run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousClosedError, RendezvousError
