@@ -16,7 +16,7 @@ setup(
     package_dir={f"compact_ds.{folder}": folder for folder in BESIDE},
     package_data={
         "compact_ds": ["py.typed"],
-        "compact_ds.configs": ["*.yaml", "deepspeed/*.json", "models/*.json", "sweeps/*.yaml"],
+        "compact_ds.configs": ["*.yaml", "deepspeed/*.json", "deepspeed/*.md", "models/*.json", "sweeps/*.yaml"],
         "compact_ds.report": ["template/*"],
     },
 )

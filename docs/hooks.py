@@ -1,4 +1,4 @@
-"""What the documentation site adds to the pages in this folder: their order, the two references, links into the code.
+"""What the documentation site adds to the pages in this folder: their order, the references, links into the code.
 
 Owns what is made when the site is built. The references come from the declarations themselves, so they are never behind.
 """
@@ -6,6 +6,7 @@ Owns what is made when the site is built. The references come from the declarati
 from __future__ import annotations
 
 import argparse
+import ast
 import logging
 import re
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ ORDER = {
     "Guides": ("data", "report", "mixing", "baselines", "analysis", "latent", "api", "extending"),
     "Running": ("clusters", "reliability", "planning", "speed", "kernels"),
     "Results": ("results", "study"),
-    "Reference": ("troubleshooting", "configuration", "commands"),
+    "Reference": ("troubleshooting", "configuration", "commands", "files"),
 }
 """Sections of the site; a page that is not there yet is left out, and one that no section names comes last."""
 
@@ -38,8 +39,8 @@ def on_files(files: Any, config: Any) -> Any:
     """The generated pages."""
     from mkdocs.structure.files import File
 
-    for name, content in (("configuration.md", configuration_page()), ("commands.md", commands_page())):
-        files.append(File.generated(config, name, content=content))
+    for name, page in GENERATED.items():
+        files.append(File.generated(config, f"{name}.md", content=page()))
     return files
 
 
@@ -53,7 +54,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def navigation() -> list[dict[str, list[str]]]:
     """Section -> its pages that exist."""
-    there = {file.stem for file in DOCS.glob("*.md")} | {"configuration", "commands"}
+    there = {file.stem for file in DOCS.glob("*.md")} | set(GENERATED)
     named = {name for names in ORDER.values() for name in names}
     sections = {title: [f"{name}.md" for name in names if name in there] for title, names in ORDER.items()}
     sections["Guides"] += [f"{name}.md" for name in sorted(there - named)]
@@ -137,3 +138,27 @@ def commands_page() -> str:
         parser.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=96)
         lines += ["", f"## {parser.prog}", "", "```text", parser.format_help().rstrip(), "```"]
     return "\n".join(lines) + "\n"
+
+
+def files_page() -> str:
+    """Every module with the first sentence that it says of itself."""
+    lines = [
+        "# Files",
+        "",
+        "What each file says of itself first. How they hang together is in [a batch's way](architecture.md).",
+    ]
+    for folder in ("compact_ds", "kernels", "launcher"):
+        modules = sorted(file for file in (ROOT / folder).glob("**/*.py") if file.name != "__init__.py")
+        for parent in dict.fromkeys(file.parent for file in sorted(modules, key=lambda file: (file.parent, file.name))):
+            lines += ["", f"## {parent.relative_to(ROOT)}/", "", "| file | |", "|---|---|"]
+            lines += [f"| `{file.name}` | {_cell(_opening(file))} |" for file in modules if file.parent == parent]
+    return "\n".join(lines) + "\n"
+
+
+def _opening(file: Path) -> str:
+    text = " ".join((ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").split("\n\n")[0].split())
+    return text.partition(". ")[0].rstrip(".")
+
+
+GENERATED = {"configuration": configuration_page, "commands": commands_page, "files": files_page}
+"""Pages that are made of the code, by name."""

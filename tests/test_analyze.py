@@ -125,7 +125,7 @@ def test_the_projector_gets_both_sides_of_every_rationale(folders, tmp_path):
     config = projector_config_pb2.ProjectorConfig()
     board = tmp_path / "tensorboard"
     text_format.Parse((board / "projector_config.pbtxt").read_text(), config)
-    tokens, rationales = config.embeddings
+    rationales, tokens = config.embeddings
     assert "tokens" in tokens.tensor_name and "rationales" in rationales.tensor_name
     head, *labels = [line.split("\t") for line in (board / rationales.metadata_path).read_text().splitlines()]
     points = np.loadtxt(board / rationales.tensor_path)

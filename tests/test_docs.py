@@ -46,9 +46,19 @@ def test_the_commands_page_has_every_command(hooks: ModuleType) -> None:
     assert len(headings) == len(set(headings))
 
 
+def test_the_files_page_has_a_line_for_every_module(hooks: ModuleType) -> None:
+    rows = re.findall(r"^\| `(\w+\.py)` \| (.+) \|$", hooks.files_page(), re.M)
+    modules = [file.name for folder in ("compact_ds", "kernels", "launcher") for file in (ROOT / folder).rglob("*.py")]
+    assert sorted(name for name, _ in rows) == sorted(name for name in modules if name != "__init__.py")
+    first = "From the Gram matrix of the teachers' gradients to one coefficient a teacher: sum, and four ways to settle conflicts"
+    assert ("surgery.py", first) in rows
+
+
 def test_every_page_is_in_the_navigation_once(hooks: ModuleType) -> None:
     listed = [page for section in hooks.navigation() for pages in section.values() for page in pages]
-    assert sorted(listed) == sorted([*(page.name for page in DOCS.glob("*.md")), "configuration.md", "commands.md"])
+    assert sorted(listed) == sorted(
+        [*(page.name for page in DOCS.glob("*.md")), "configuration.md", "commands.md", "files.md"]
+    )
 
 
 @pytest.mark.slow

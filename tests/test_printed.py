@@ -157,7 +157,7 @@ def test_settings_in_the_prose_exist(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=list(TEXTS))
 def test_links_lead_somewhere(page: Path) -> None:
     """Files exist, and the headings that a link names."""
-    made = {ROOT / "docs" / name for name in ("configuration.md", "commands.md")}
+    made = {ROOT / "docs" / name for name in ("configuration.md", "commands.md", "files.md")}
     for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```", "", TEXTS[page.name], flags=re.S | re.M)):
         if target.startswith(("http:", "https:")):
             continue

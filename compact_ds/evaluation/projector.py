@@ -18,17 +18,17 @@ from compact_ds.evaluation.latent_space import States
 
 
 def write(states: Mapping[str, States], layer: int, folder: Path) -> None:
-    """Two sets of points a source: its sampled tokens, and its rationales where it has some; `layer` stands as their step."""
+    """Two sets of points a source: its rationales, where it has some, and sampled tokens; `layer` stands as their step."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder)) as board:
         for name, one in states.items():
-            sides = (one.sample_before_SD, one.sample_after_SD)
-            _add(board, f"tokens of {name}", layer, sides, ("side",), [[]] * len(sides[0]))
             said = [[_cell(str(prompt.teacher)), str(prompt.question)] for prompt in one.pooled]
             if said:
                 sides = (one.pooled_before_PD, one.pooled_after_PD)
                 _add(board, f"rationales of {name}", layer, sides, ("side", "teacher", "question"), said)
+            sides = (one.sample_before_SD, one.sample_after_SD)
+            _add(board, f"tokens of {name}", layer, sides, ("side",), [[]] * len(sides[0]))
 
 
 def _add(
