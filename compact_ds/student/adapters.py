@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compact_ds.student.prefix import PrefixLinear, TreePass, prefix_product
 
 
-class AdaptedLinear(Linear):  # type: ignore[misc]
+class AdaptedLinear(Linear):
     """peft's layer around a PrefixLinear, with one adapter in use."""
 
     tree_pass: TreePass
@@ -24,10 +24,12 @@ class AdaptedLinear(Linear):  # type: ignore[misc]
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[B, L, D] -> [B, L, F]."""
         if x.ndim != 3 or self.disable_adapters or self.merged or not torch.is_grad_enabled():
-            return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
+            return super().forward(x, *args, **kwargs)
         (name,) = self.active_adapters
-        base = self.base_layer
-        adapter = self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
+        base: PrefixLinear = self.base_layer  # type: ignore[assignment]
+        down: nn.Linear = self.lora_A[name]  # type: ignore[assignment]
+        up: nn.Linear = self.lora_B[name]  # type: ignore[assignment]
+        adapter = down.weight, up.weight, self.scaling[name]
         return prefix_product(x, base.weight, base.bias, self.tree_pass.num_trunk, adapter)
 
 
@@ -36,7 +38,7 @@ def join(model: nn.Module, tree_pass: TreePass) -> None:
     for module in model.modules():
         if type(module) is Linear and type(module.base_layer) is PrefixLinear and _is_plain(module):
             module.__class__ = AdaptedLinear
-            module.tree_pass = tree_pass
+            module.tree_pass = tree_pass  # type: ignore[assignment]
 
 
 def _is_plain(layer: Linear) -> bool:
