@@ -142,7 +142,7 @@ def test_a_metric_of_ones_own_is_noted_as_the_three_are(walked):
     for teacher, value in rows[-1]["length"].items():
         assert board.Scalars(f"length/{teacher}")[-1].value == pytest.approx(value)
     shown = teachers_section([Run(run, "run")], dict.fromkeys(rows[0]["weight"], "#000"))
-    (table,) = (block for block in shown.blocks[0]["columns"][0]["blocks"] if block["kind"] == "table")
+    (table,) = (block for block in shown.blocks[0]["blocks"] if block["kind"] == "table")
     last = {row[0]: row[-1] for row in table["rows"]}
     assert table["head"][-1] == "length" and last == pytest.approx(rows[-1]["length"])
 
