@@ -69,7 +69,8 @@ def test_decay_by_hand() -> None:
     scales = RunningScales(0.5)
     scales.update(scales.contribution(*tensors([[(0, 1, 0, 1.0), (0, 3, 0, 3.0)]])))
     assert scales.mean_loss.item() == 2.0
-    assert scales.scale_M.tolist() == [0.0, math.sqrt(2.0), 0.0]
+    # torch's square root is a unit in the last place off on some processors.
+    assert scales.scale_M.tolist() == pytest.approx([0.0, math.sqrt(2.0), 0.0], rel=4e-16, abs=0)
     scales.update(scales.contribution(*tensors([[(0, 1, 0, 5.0), (0, 1, 0, 5.0), (0, 1, 0, 5.0)]])))
     # Losses: (0.5 * 4 + 15) / (0.5 * 2 + 3); squares: (0.5 * 2 + 0) / (0.5 * 1 + 2).
     assert scales.mean_loss.item() == 17 / 4
