@@ -19,7 +19,7 @@ from compact_ds.student.load import load_lm, load_tokenizer
 WORKER = Path(__file__).with_name("gradient_of_a_step.py")
 SOLVERS = ("pcgrad", "cagrad", "mgda", "nash")
 STAGES = {"pcgrad": 1, "cagrad": 2, "mgda": 3, "nash": 0}
-# Of the largest element: fp32 gradients, whose rounding CAGrad enlarges where the teachers' mean is small, and the general solvers
+# Of the largest element: fp32 gradients, whose rounding CAGrad enlarges where the mean is small, and the general solvers
 # of the naive versions. The student is trained here, so it differs by processor: 3e-6 on one, 4e-6 to 1.1e-5 on another. A wrong
 # coefficient would show at 1e-2, which is asserted below.
 RELATIVE = 2e-5
