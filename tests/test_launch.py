@@ -224,7 +224,8 @@ def test_two_agents_start_all_ranks_again_when_one_is_killed(folder: Path) -> No
     addresses = ("127.0.0.1", "127.0.0.2")
     world = World({address: ["0"] for address in addresses}, addresses[0], ranks.free_port())
     task = Task("fake_rank", [str(folder), "one dies once"], max_restarts=1, timeout_seconds=100)
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "DS_ACCELERATOR": "cpu"}
+    settings = {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **settings}
     agents = [
         subprocess.Popen(on_node(task, world, str(i), address), env=environment, stderr=subprocess.PIPE, text=True)
         for i, address in enumerate(addresses)
