@@ -47,14 +47,17 @@ def cap(x, softcap):
 
 @triton.jit
 def logits_tile(
-    hidden, weight, bias, row, column, N, V, D, stride_hidden, stride_weight, scale, softcap,
-    BN: tl.constexpr, BV: tl.constexpr, BD: tl.constexpr,
+    hidden, weight, bias, first_column, width, N, V, D, stride_hidden, stride_weight, scale, softcap,
+    BN: tl.constexpr, BV: tl.constexpr, BD: tl.constexpr, GROUP: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_CAP: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    """fp32 logits [BN, BV] of the tile that starts at (row, column); -inf in columns from V on.
+    """This program's tile among `width` columns from `first_column` on: its row and column, and fp32 logits [BN, BV].
 
-    `hidden` and `weight` are tensor descriptors with blocks [BN, BD] and [BV, BD] when TMA, pointers otherwise.
+    They are -inf in columns from V on. `hidden` and `weight` are tensor descriptors with blocks [BN, BD] and [BV, BD] when TMA,
+    pointers otherwise.
     """
+    row_tile, vocab_tile = tile_of_program(tl.program_id(0), tl.cdiv(N, BN), tl.cdiv(width, BV), GROUP)
+    row, column = row_tile * BN, first_column + vocab_tile * BV
     columns = column + tl.arange(0, BV)
     total = tl.zeros((BN, BV), dtype=tl.float32)
     if TMA:
@@ -80,4 +83,4 @@ def logits_tile(
     if HAS_CAP:
         total = cap(total, softcap)
     # After the cap, which would turn -inf into -softcap.
-    return tl.where((columns < V)[None, :], total, float("-inf"))
+    return row, column, tl.where((columns < V)[None, :], total, float("-inf"))

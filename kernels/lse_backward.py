@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from compact_ds.kernels.logits_tile import LOG2E, dot, logits_tile, tile_of_program
+from compact_ds.kernels.logits_tile import LOG2E, dot, logits_tile
 from compact_ds.kernels.lse_torch import HeadShape
 from compact_ds.kernels.operands import compiled_for, operand
 from compact_ds.kernels.products import add_product, product
@@ -88,11 +88,9 @@ def grad_logits_chunk(
     HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_CAP: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """Write `grad[N, width]`, the gradients of logits of the columns from `first_column` on, in `grad`'s type."""
-    row_tile, vocab_tile = tile_of_program(tl.program_id(0), tl.cdiv(N, BN), tl.cdiv(width, BV), GROUP)
-    row, column = row_tile * BN, first_column + vocab_tile * BV
-    x = logits_tile(
-        hidden, weight, bias, row, column, N, V, D, stride_hidden, stride_weight, scale, softcap,
-        BN, BV, BD, HAS_BIAS, HAS_SCALE, HAS_CAP, TMA,
+    row, column, x = logits_tile(
+        hidden, weight, bias, first_column, width, N, V, D, stride_hidden, stride_weight, scale, softcap,
+        BN, BV, BD, GROUP, HAS_BIAS, HAS_SCALE, HAS_CAP, TMA,
     )  # fmt: skip
     rows = (row + tl.arange(0, BN)).to(tl.int64)
     columns = column + tl.arange(0, BV)
@@ -126,11 +124,9 @@ def grad_fused(
     WANTS_HIDDEN: tl.constexpr, WANTS_WEIGHT: tl.constexpr, WANTS_BIAS: tl.constexpr,
 ):  # fmt: skip
     """Add this tile's share to fp32 `grad_hidden[N, D]`, `grad_weight[V, D]` and `grad_bias[V]`, all zero before."""
-    row_tile, vocab_tile = tile_of_program(tl.program_id(0), tl.cdiv(N, BN), tl.cdiv(V, BV), GROUP)
-    row, column = row_tile * BN, vocab_tile * BV
-    x = logits_tile(
-        hidden, weight, bias, row, column, N, V, D, stride_hidden, stride_weight, scale, softcap,
-        BN, BV, BD, HAS_BIAS, HAS_SCALE, HAS_CAP, False,
+    row, column, x = logits_tile(
+        hidden, weight, bias, 0, V, N, V, D, stride_hidden, stride_weight, scale, softcap,
+        BN, BV, BD, GROUP, HAS_BIAS, HAS_SCALE, HAS_CAP, False,
     )  # fmt: skip
     rows = (row + tl.arange(0, BN)).to(tl.int64)
     columns = (column + tl.arange(0, BV)).to(tl.int64)

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from compact_ds.kernels.logits_tile import LN2, LOG2E, logits_tile, tile_of_program
+from compact_ds.kernels.logits_tile import LN2, LOG2E, logits_tile
 from compact_ds.kernels.lse_torch import HeadShape
 from compact_ds.kernels.operands import FP_FUSION, compiled_for, operand
 from compact_ds.kernels.tiles import Tiles
@@ -34,11 +34,9 @@ def partial_lse(
 
     `z` of an empty slot is written by the first vocabulary tile, so that no element needs clearing before the launch.
     """
-    row_tile, vocab_tile = tile_of_program(tl.program_id(0), tl.cdiv(N, BN), tl.cdiv(V, BV), GROUP)
-    row, column = row_tile * BN, vocab_tile * BV
-    x = logits_tile(
-        hidden, weight, bias, row, column, N, V, D, stride_hidden, stride_weight, scale, softcap,
-        BN, BV, BD, HAS_BIAS, HAS_SCALE, HAS_CAP, TMA,
+    row, column, x = logits_tile(
+        hidden, weight, bias, 0, V, N, V, D, stride_hidden, stride_weight, scale, softcap,
+        BN, BV, BD, GROUP, HAS_BIAS, HAS_SCALE, HAS_CAP, TMA,
     )  # fmt: skip
     rows = (row + tl.arange(0, BN)).to(tl.int64)
     columns = column + tl.arange(0, BV)
@@ -47,13 +45,13 @@ def partial_lse(
         found = tl.sum(tl.where(columns[None, :] == target[:, None], x, 0.0), 1)
         here = (target >= column) & (target < column + BV) & (target < V)
         tl.store(z + rows * K + k, found, mask=(rows < N) & here)
-        if vocab_tile == 0:
+        if column == 0:
             tl.store(z + rows * K + k, tl.zeros((BN,), tl.float32), mask=(rows < N) & (target < 0))
     largest = tl.max(x, 1)
     # A tile of nothing but -inf (forbidden words) has mass 0, not exp(-inf + inf).
     shift = tl.where(largest == float("-inf"), 0.0, largest)
     total = tl.sum(tl.exp2((x - shift[:, None]) * LOG2E), 1)
-    at = vocab_tile.to(tl.int64) * N + rows
+    at = (column // BV).to(tl.int64) * N + rows
     tl.store(peak + at, largest, mask=rows < N)
     tl.store(mass + at, total, mask=rows < N)
 

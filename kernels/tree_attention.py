@@ -25,7 +25,8 @@ from torch.nn.attention.flex_attention import BlockMask
 from compact_ds.errors import ConfigError
 from compact_ds.kernels import tree_flex
 from compact_ds.kernels.choice import Kernels
-from compact_ds.kernels.tree_spans import Span, TreePlace, make_spans, span_attention
+from compact_ds.kernels.span_attention import span_attention
+from compact_ds.kernels.tree_spans import Bundles, TreePlace, make_bundles
 
 Backend = Literal["flex", "sdpa"]
 
@@ -75,7 +76,7 @@ class Ancestry:
     positions_BL: Tensor
     num_trunk: int
     places: tuple[TreePlace, ...] = ()
-    _spans: dict[int | None, list[Span]] = field(default_factory=dict, repr=False)
+    _bundles: dict[int | None, Bundles] = field(default_factory=dict, repr=False)
     _dense: dict[int | None, Tensor] = field(default_factory=dict, repr=False)
     _blocks: dict[tuple[int | None, bool], BlockMask] = field(default_factory=dict, repr=False)
 
@@ -88,19 +89,21 @@ class Ancestry:
                 self._dense[window] = window_mask(self.dense(None), self.positions_BL, window)
         return self._dense[window]
 
-    def spans(self, window: int | None) -> list[Span]:
+    def bundles(self, window: int | None) -> Bundles:
         """The same mask for the root, branches and leaves of each place."""
-        if window not in self._spans:
+        if window not in self._bundles:
+            order_T, end_T, position_T = self.order_BL.flatten(), self.end_BL.flatten(), self.positions_BL.flatten()
 
-            def sees(row: int, queries_S: Tensor, keys_K: Tensor) -> Tensor:
-                order_S1, order_K = self.order_BL[row, queries_S, None], self.order_BL[row, keys_K]
-                mask_SK = (order_K <= order_S1) & (order_S1 < self.end_BL[row, keys_K])
+            def sees(query_NS: Tensor, key_NK: Tensor) -> Tensor:
+                order_NS1, order_N1K = order_T[query_NS, None], order_T[key_NK][:, None]
+                mask_NSK = (order_N1K <= order_NS1) & (order_NS1 < end_T[key_NK][:, None])
                 if window is None:
-                    return mask_SK
-                return mask_SK & (self.positions_BL[row, queries_S, None] - self.positions_BL[row, keys_K] < window)
+                    return mask_NSK
+                return mask_NSK & (position_T[query_NS, None] - position_T[key_NK][:, None] < window)
 
-            self._spans[window] = make_spans(self.places, sees, self.order_BL.device)
-        return self._spans[window]
+            shape = (self.order_BL.shape[0], self.order_BL.shape[1])
+            self._bundles[window] = make_bundles(self.places, shape, sees, self.order_BL.device)
+        return self._bundles[window]
 
     def blocks(self, window: int | None, probes: bool) -> BlockMask:
         """The same mask for FlexAttention: the trunk's [T, T], or with `probes` the probes' [P, L]."""
@@ -146,7 +149,7 @@ def tree_attention(
     """
     if backend == "sdpa" and tree.places:
         scale = query_BHLE.shape[3] ** -0.5 if scale is None else scale
-        return span_attention(query_BHLE, key_BGLE, value_BGLE, tree.num_trunk, tree.spans(window), scale, softcap)
+        return span_attention(query_BHLE, key_BGLE, value_BGLE, tree.bundles(window), scale, softcap)
     trunk, rest = slice(None, tree.num_trunk), slice(tree.num_trunk, None)
     trunk_qkv = (query_BHLE[:, :, trunk], key_BGLE[:, :, trunk], value_BGLE[:, :, trunk])
     if backend == "flex":

@@ -15,7 +15,6 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch._dynamo import config as dynamo
 from torch.fx.experimental import _config as shapes
 from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
@@ -89,6 +88,9 @@ def _constants_fixed_sizes_free() -> Iterator[None]:
     By default sizes that are equal in the first call (rows and heads, say) are held equal for good. The limit on programs
     counts one for each pair of constants, with and without window, gradient and a second row.
     """
+    # Loads in seconds, which only those who compile need wait for.
+    from torch._dynamo import config as dynamo
+
     # The kernels of a GPU take such constants as part of the program only.
     with shapes.patch(use_duck_shape=False), dynamo.patch(specialize_float=True, recompile_limit=64):  # type: ignore[attr-defined]
         yield

@@ -7,8 +7,10 @@ import pytest
 import torch
 from random_records import record
 from random_trees import queries_keys_values
+from torch import Tensor
 
 from compact_ds.kernels.tree_attention import Ancestry, tree_attention
+from compact_ds.kernels.tree_spans import BUNDLE, FILL, TreePlace, make_bundles
 from compact_ds.tree.batch import Batch, assemble
 from compact_ds.tree.build import plan_pieces
 
@@ -46,14 +48,47 @@ def test_values_and_gradients_equal_the_dense_mask(max_probes, heads, groups, wi
     assert not found[0][1][:, :, batch.num_trunk :].any()
 
 
-def test_masks_grow_with_the_trees_and_not_with_the_row():
+def test_masks_grow_with_the_trees_and_not_with_the_row() -> None:
+    """Thirty trees of one shape, then of many: the mask over the row has ten times the numbers, and more as rows grow."""
+    for shapes in ([(20, 40, 40)] * 30, [(20 + n, 40 - n, 30 + 2 * n) for n in range(30)]):
+        places, start = [], 0
+        for lengths in shapes:
+            places.append(TreePlace(0, start, lengths, (0, 0)))
+            start += sum(lengths)
+        found = make_bundles(places, (1, start), all_seen, torch.device("cpu"))
+        sizes = [bundle.mask_NS1K.shape for bundle in found.trunk]
+        needed = [n**2 if n == root else n * (root + n) for root, *branches in shapes for n in (root, *branches)]
+        assert sum(size[0] for size in sizes) == len(needed)
+        held = sum(size.numel() for size in sizes)
+        assert sum(needed) <= held <= sum(needed) + FILL * len(needed)
+        assert all(size[0] == 1 or size.numel() <= BUNDLE for size in sizes)
+        assert held < start**2 / 10 and len(sizes) < len(needed) / 3
+
+
+def all_seen(query_NS: Tensor, key_NK: Tensor) -> Tensor:
+    return torch.ones((*query_NS.shape, key_NK.shape[1]), dtype=torch.bool)
+
+
+def test_each_token_is_a_query_once_and_a_key_of_each_span_that_sees_it() -> None:
     batch = packed(3)
     tree = Ancestry(batch.order_BL, batch.end_BL, batch.positions_BL, batch.num_trunk, batch.places)
-    kept = sum(span.mask_S1K.numel() for span in tree.spans(None))
-    by_hand = 0
+    found = tree.bundles(None)
+    assert tree.bundles(None) is found
+    length = batch.ids_BL.shape[1]
+    num_tokens = batch.ids_BL.numel()
+    seen_T, own_T = np.zeros(num_tokens, dtype=int), np.zeros(num_tokens, dtype=int)
     for place in batch.places:
-        root, *branches = place.lengths
-        leaves = place.leaves[1] - place.leaves[0]
-        by_hand += root**2 + sum(n * (root + n) for n in branches) + leaves * (sum(place.lengths) + leaves)
-    assert kept == by_hand < tree.dense(None).numel() / 2
-    assert tree.spans(None) is tree.spans(None)
+        for runs in place.key_runs()[:-1]:
+            for start, stop in runs:
+                seen_T[place.row * length + start : place.row * length + stop] += 1
+        own_T[place.row * length + place.start : place.row * length + place.stop] = 1
+        own_T[place.row * length + place.leaves[0] : place.row * length + place.leaves[1]] = 2
+    listed = torch.cat([torch.tensor([num_tokens])] + [b.query_NS.flatten() for b in found.trunk + found.leaves])
+    assert [int(listed[slot]) if slot else None for slot in found.query_slot_T] == [
+        token if own else None for token, own in enumerate(own_T)
+    ]
+    assert ((found.trunk_slot_T > 0).numpy() == (own_T == 1)).all()
+    keys = torch.cat([bundle.key_NK.flatten() for bundle in found.trunk])
+    ends = [*found.key_offsets_T[1:].tolist(), len(found.key_slots)]
+    for token, (start, stop) in enumerate(zip(found.key_offsets_T.tolist(), ends, strict=True)):
+        assert keys[found.key_slots[start:stop]].tolist() == [token] * seen_T[token]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -73,6 +72,9 @@ def _from_scratch(family: str, shape: dict[str, Any], dtype: torch.dtype) -> Any
 
 def with_adapters(lm: Any, student: StudentConfig) -> Any:
     """The LM wrapped by peft, base frozen."""
+    # Loads in a second, which students without adapters need not wait for.
+    from peft import LoraConfig, get_peft_model
+
     assert student.lora is not None
     lora = student.lora
     settings = LoraConfig(

@@ -18,7 +18,7 @@ from compact_ds.kernels.choice import Kernels
 from compact_ds.kernels.segment_scores import segment_scores
 from compact_ds.kernels.tree_attention import Ancestry
 from compact_ds.phases import phase
-from compact_ds.student import adapters, attention, head, prefix
+from compact_ds.student import attention, head, prefix
 from compact_ds.tree.batch import Batch
 
 LARGEST_RANK = 100
@@ -49,7 +49,11 @@ class Student(nn.Module):
             attention.install(base, self._tree_pass, kernels)
         if self._beside:
             prefix.train_on_prefix(lm, self._tree_pass)
-            adapters.join(lm, self._tree_pass)
+            if hasattr(lm, "peft_config"):
+                # peft takes a second to load, which students without adapters need not wait for.
+                from compact_ds.student import adapters
+
+                adapters.join(lm, self._tree_pass)
 
     def forward(self, batch: Batch) -> tuple[Tensor, ...]:
         """`(lse[N], z[N, 1])` of the batch's head rows, fp32, in nats; then, when asked for, `rank[num_grad]`."""
