@@ -27,7 +27,9 @@ def packed(max_probes: int) -> Batch:
 @pytest.mark.parametrize(("window", "softcap"), [(None, None), (4, None), (None, 2.0), (5, 1.5)])
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2)])
 @pytest.mark.parametrize("max_probes", [0, 3])
-def test_values_and_gradients_equal_the_dense_mask(max_probes, heads, groups, window, softcap):
+def test_values_and_gradients_equal_the_dense_mask(
+    max_probes: int, heads: int, groups: int, window: int | None, softcap: float | None
+) -> None:
     batch = packed(max_probes)
     assert len(batch.places) == 5 and len(batch.ids_BL) == 2
     torch.manual_seed(0)
@@ -37,7 +39,7 @@ def test_values_and_gradients_equal_the_dense_mask(max_probes, heads, groups, wi
     assert not real_BL.all()
     upstream, found = torch.randn(inputs[0].shape), []
     for tree in (Ancestry(*told, batch.places), Ancestry(*told)):
-        out = tree_attention(*inputs, tree, "sdpa", scale=0.3, window=window, softcap=softcap)
+        out = tree_attention(inputs[0], inputs[1], inputs[2], tree, "sdpa", scale=0.3, window=window, softcap=softcap)
         kept = torch.where(real_BL[:, None, :, None], out, 0.0)
         found.append((kept, *torch.autograd.grad((kept * upstream).sum(), inputs)))
     for mine, theirs in zip(*found, strict=True):
@@ -46,7 +48,7 @@ def test_values_and_gradients_equal_the_dense_mask(max_probes, heads, groups, wi
     assert not found[0][1][:, :, batch.num_trunk :].any()
 
 
-def test_masks_grow_with_the_trees_and_not_with_the_row():
+def test_masks_grow_with_the_trees_and_not_with_the_row() -> None:
     batch = packed(3)
     tree = Ancestry(batch.order_BL, batch.end_BL, batch.positions_BL, batch.num_trunk, batch.places)
     kept = sum(span.mask_S1K.numel() for span in tree.spans(None))
