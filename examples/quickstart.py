@@ -6,7 +6,9 @@
 # %% Questions with three teachers' rationales, each teacher right on one kind of problem and wrong on the others
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import compact_ds
 
@@ -30,13 +32,13 @@ print(f"{rows[0]['teacher']}: weight {rows[0]['weight']:.2f}, adaptability {rows
 class Curve(compact_ds.Callback):
     """Keeps the losses; W&B or MLflow would log the row here."""
 
-    def __init__(self):
-        self.losses = []
+    def __init__(self) -> None:
+        self.losses: list[float] = []
 
-    def on_step(self, row):
+    def on_step(self, row: Mapping[str, Any]) -> None:
         self.losses.append(row["loss"])
 
-    def on_end(self, summary):
+    def on_end(self, summary: Mapping[str, Any]) -> None:
         print(f"loss {self.losses[0]:.2f} -> {self.losses[-1]:.2f}, {summary['train_seconds']:.0f} s")
 
 

@@ -1,7 +1,11 @@
 """The head's Triton kernels beside float64 by definition, for the tests of their values and of their backward passes."""
 
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, overload
+
 import pytest
 import torch
+from torch import Tensor
 
 from compact_ds.kernels.lse_gather import EMPTY, lse_gather
 from compact_ds.kernels.lse_reference import HeadShape, lse_gather_reference
@@ -16,14 +20,28 @@ def poison_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every buffer that kernels are to fill starts as NaN or -7, so that an element left unwritten shows."""
     new_empty = torch.Tensor.new_empty
 
-    def poison(self, *size, **kwargs):
+    def poison(self: Tensor, *size: Any, **kwargs: Any) -> Tensor:
         made = new_empty(self, *size, **kwargs)
         return made.fill_(float("nan")) if made.is_floating_point() else made.fill_(-7)
 
     monkeypatch.setattr(torch.Tensor, "new_empty", poison)
 
 
-def operands(N, V, D, K=2, dtype=torch.float32, bias=False, spread=0.3):
+@overload
+def operands(
+    N: int, V: int, D: int, K: int = 2, dtype: torch.dtype = ..., *, bias: Literal[True], spread: float = 0.3
+) -> tuple[Tensor, Tensor, Tensor, Tensor]: ...
+
+
+@overload
+def operands(
+    N: int, V: int, D: int, K: int = 2, dtype: torch.dtype = ..., bias: bool = False, spread: float = 0.3
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]: ...
+
+
+def operands(
+    N: int, V: int, D: int, K: int = 2, dtype: torch.dtype = torch.float32, bias: bool = False, spread: float = 0.3
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     torch.manual_seed(N + V + D)
     hidden, weight = torch.randn(N, D).to(dtype), torch.randn(V, D).mul(spread).to(dtype)
     bias_V = torch.randn(V).to(dtype) if bias else None
@@ -31,13 +49,22 @@ def operands(N, V, D, K=2, dtype=torch.float32, bias=False, spread=0.3):
     if N:
         targets[0], targets[-1] = 0, V - 1
         targets[::5, -1] = EMPTY
-    moved = [None if t is None else t.to(DEVICE) for t in (hidden, weight, bias_V, targets)]
-    return moved
+    return hidden.to(DEVICE), weight.to(DEVICE), None if bias_V is None else bias_V.to(DEVICE), targets.to(DEVICE)
 
 
 def both(
-    hidden, weight, bias, targets, *, softcap=None, scale=1.0, grad_rows=None, upstream=None, wants=None, **settings
-):
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    softcap: float | None = None,
+    scale: float = 1.0,
+    grad_rows: int | None = None,
+    upstream: Sequence[Tensor] | None = None,
+    wants: Sequence[bool] | None = None,
+    **settings: Any,
+) -> tuple[list[Tensor], list[Tensor]]:
     """Values and gradients of the kernels and of float64, as ((lse, z, *gradients), the same)."""
     N, K = targets.shape
     inputs = [t for t in (hidden, weight, bias) if t is not None]
@@ -48,7 +75,9 @@ def both(
         upstream = torch.randn(N).to(DEVICE), torch.randn(N, K).to(DEVICE)
     keep = (torch.arange(N) < (N if grad_rows is None else grad_rows)).to(DEVICE)
 
-    def run(call, kind):
+    def run(
+        call: Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]], kind: torch.dtype | None
+    ) -> list[Tensor]:
         leaves = [t.detach().to(kind or t.dtype).requires_grad_(w) for t, w in zip(inputs, wants, strict=True)]
         lse, z = call(leaves[0], leaves[1], targets, leaves[2] if bias is not None else None)
         loss = (lse * upstream[0] * keep).sum() + (z * upstream[1] * keep[:, None]).sum()
@@ -64,7 +93,9 @@ def both(
     return ours, run(lambda h, w, t, b: lse_gather_reference(h, w, t, b, whole), torch.float64)
 
 
-def agree(ours, truth, largest=100.0, dtype=torch.float32):
+def agree(
+    ours: Sequence[Tensor], truth: Sequence[Tensor], largest: float = 100.0, dtype: torch.dtype = torch.float32
+) -> None:
     for mine, exact in zip(ours[:2], truth[:2], strict=True):
         assert mine.dtype == torch.float32
         torch.testing.assert_close(mine.double(), exact, atol=2e-5 + 2e-6 * largest, rtol=0)

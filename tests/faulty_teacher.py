@@ -4,30 +4,41 @@ Run with RANK and its companions set: `python faulty_teacher.py TEACHER key=valu
 """
 
 import sys
+from collections.abc import Sequence
 
+import pytest
 import torch
+from torch import Tensor
 
 from compact_ds.cli import main
+from compact_ds.kernels.choice import Kernels
+from compact_ds.mixer import gradient_mode
 from compact_ds.optimizer_step import mixing, passes, step
+from compact_ds.sections import MixerConfig
+from compact_ds.student import measure as student_measure
+from compact_ds.student.measure import Measurement
+from compact_ds.tree.batch import Batch
 
 
-def poison(teacher):
+def poison(teacher: str) -> None:
     """From now on the gradient that reaches this teacher's losses is NaN, whatever it was: a kernel that overflows."""
-    measured, grouped, order = passes.measure, mixing.groups_of, []
+    order: list[str] = []
 
-    def groups_of(settings, teachers):
+    def groups_of(settings: MixerConfig, teachers: Sequence[str]) -> dict[str, tuple[int, ...]]:
         order.extend(teachers)
-        return grouped(settings, teachers)
+        return gradient_mode.groups_of(settings, teachers)
 
-    def measure(lse_N, z_N1, batch, kernels):
-        found = measured(lse_N, z_N1, batch, kernels)
+    def measure(lse_N: Tensor, z_N1: Tensor, batch: Batch, kernels: Kernels) -> Measurement:
+        found = student_measure.measure(lse_N, z_N1, batch, kernels)
         bad_R = batch.teacher_R == order.index(teacher)
         if found.token_loss_R.requires_grad and batch.counts and bad_R.any():
             found.token_loss_R.register_hook(lambda grad_R: torch.where(bad_R, float("nan"), grad_R))
         return found
 
-    passes.measure = step.measure = measure
-    mixing.groups_of = groups_of
+    patch = pytest.MonkeyPatch()
+    for module in (passes, step):
+        patch.setattr(module, "measure", measure)
+    patch.setattr(mixing, "groups_of", groups_of)
 
 
 if __name__ == "__main__":

@@ -13,20 +13,22 @@ import argparse
 import multiprocessing
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from compact_ds.kernels.lse_gather import lse_gather
 
 CHUNKS = (256, 512, 1024, 2048)
+Shape = tuple[int, int, int, bool, int]
 
 
 class Head:
     """Operands, and the variants as functions that leave gradients on them."""
 
-    def __init__(self, rows, vocabulary, features, frozen, grad_rows):
+    def __init__(self, rows: int, vocabulary: int, features: int, frozen: bool, grad_rows: int) -> None:
         generator = torch.Generator().manual_seed(0)
         self.hidden_ND = torch.randn(rows, features, generator=generator).requires_grad_()
         # Logits of unit spread.
@@ -37,15 +39,15 @@ class Head:
         self.grad_rows = grad_rows
         self.upstream_N[grad_rows:] = 0.0
 
-    def ours(self):
+    def ours(self) -> None:
         lse_N, z_N1 = lse_gather(self.hidden_ND, self.weight_VD, self.targets_N[:, None], grad_rows=self.grad_rows)
         (lse_N - z_N1[:, 0]).backward(self.upstream_N)
 
-    def plain(self):
+    def plain(self) -> None:
         logits_NV = functional.linear(self.hidden_ND, self.weight_VD)
         functional.cross_entropy(logits_NV, self.targets_N, reduction="none").backward(self.upstream_N)
 
-    def plain_split(self):
+    def plain_split(self) -> None:
         """Rows without a gradient in a pass of their own that records no graph."""
         first, rest = slice(self.grad_rows), slice(self.grad_rows, None)
         with torch.no_grad():
@@ -54,31 +56,31 @@ class Head:
         logits_NV = functional.linear(self.hidden_ND[first], self.weight_VD)
         functional.cross_entropy(logits_NV, self.targets_N[first], reduction="none").backward(self.upstream_N[first])
 
-    def chunked(self, size):
+    def chunked(self, size: int) -> None:
         options = nn.LinearCrossEntropyOptions(batch_chunk_size=size, chunking_method=None)
         functional.linear_cross_entropy(
             self.hidden_ND, self.weight_VD, self.targets_N, reduction="none", options=options
         ).backward(self.upstream_N)
 
-    def run(self, variant):
+    def run(self, variant: str) -> None:
         self.hidden_ND.grad = self.weight_VD.grad = None
         name, _, size = variant.partition(" ")
         getattr(self, name)(*([int(size)] if size else []))
 
 
-def busy_seconds():
+def busy_seconds() -> float:
     """Seconds that all processors together have worked, for anybody."""
     with open("/proc/stat") as stat:
         ticks = [int(field) for field in stat.readline().split()[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) / 100
 
 
-def resident(field):
+def resident(field: str) -> int:
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field))
 
 
-def peak_of(variant, threads, *shape):
+def peak_of(variant: str, threads: int, shape: Shape) -> int:
     torch.set_num_threads(threads)
     head = Head(*shape)
     # Code that is loaded and threads that are started at first use are nobody's.
@@ -91,12 +93,15 @@ def peak_of(variant, threads, *shape):
     return resident("VmHWM") - before - sum(4 * t.numel() for t in gradients)
 
 
-def compare(title, variants, args, frozen=False, grad_rows=None):
+def compare(
+    title: str, variants: list[str], args: argparse.Namespace, frozen: bool = False, grad_rows: int | None = None
+) -> None:
     shape = args.rows, args.vocabulary, args.features, frozen, args.rows if grad_rows is None else grad_rows
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        peaks = {variant: pool.apply(peak_of, (variant, args.threads, *shape)) for variant in variants}
+        peaks = {variant: pool.apply(peak_of, (variant, args.threads, shape)) for variant in variants}
     head = Head(*shape)
-    seconds, others = {variant: [] for variant in variants}, []
+    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
+    others: list[float] = []
     for turn in range(args.rounds + 1):
         for variant in variants:
             busy, own, started = busy_seconds(), time.process_time(), time.perf_counter()
@@ -115,7 +120,7 @@ def compare(title, variants, args, frozen=False, grad_rows=None):
         )
 
 
-def products(args):
+def products(args: argparse.Namespace) -> None:
     """Rates of the products in the tile's shape and in that of all logits, over fresh operands as in a training step."""
     size, features = 1024, args.features
     hidden_ND, weight_VD = torch.randn(args.rows, features), torch.randn(args.vocabulary // 8, features)
@@ -123,7 +128,7 @@ def products(args):
     print("\nproducts, GFLOP/s: best of five")
     for title, rows, words in (("tile", size, size), ("all", args.rows, len(weight_VD))):
         block = torch.zeros(rows, words)
-        calls = {
+        calls: dict[str, Callable[..., Tensor]] = {
             "H W^T": lambda block, h, w, gh, gw: torch.mm(h, w.T, out=block),
             "G W": lambda block, h, w, gh, gw: gh.addmm_(block, w),
             "G^T H": lambda block, h, w, gh, gw: gw.addmm_(block.T, h),
@@ -139,7 +144,7 @@ def products(args):
             print(f"  {title:5s} {name:6s} {2 * hidden_ND.numel() * len(weight_VD) / best / 1e9:6.0f}")
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)

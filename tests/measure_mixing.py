@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -36,7 +37,7 @@ GO_ON += [
 GUARDS = {"unguarded": "guard: false", "guarded, margin 0": "margin: 0.0", "guarded, margin 0.5": "margin: 0.5"}
 
 
-def train(folder: Path, *overrides: str) -> list[dict]:
+def train(folder: Path, *overrides: str) -> list[dict[str, Any]]:
     """The rows of a run in `folder`, made now or before."""
     if not (folder / "summary.json").exists():
         command = [sys.executable, "-m", "compact_ds.cli", "train", "arithmetic", f"run_dir={folder}", *overrides]
@@ -56,7 +57,7 @@ def questions(file: Path, source: str, kinds: tuple[str, ...]) -> Path:
     return file
 
 
-def draw_conflict(rows: list[dict], file: Path) -> None:
+def draw_conflict(rows: list[dict[str, Any]], file: Path) -> None:
     """Cosine of the two teachers' gradients and their cosine with the gold answers', over the run."""
     seen = [row for row in rows if "gradient_cosine" in row]
     steps = [row["step"] for row in seen]
@@ -72,7 +73,7 @@ def draw_conflict(rows: list[dict], file: Path) -> None:
     figure.savefig(file, dpi=120, bbox_inches="tight")
 
 
-def draw_retention(runs: dict[str, list[dict]], file: Path) -> None:
+def draw_retention(runs: dict[str, list[dict[str, Any]]], file: Path) -> None:
     """Loss on what should be kept, and on what is learnt, by run."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
     for name, rows in runs.items():

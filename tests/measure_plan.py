@@ -12,13 +12,14 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from processes import start
 from scipy.optimize import nnls
 
 from compact_ds.config import load
-from compact_ds.launcher.plan import plan
+from compact_ds.launcher.plan import Plan, plan
 from compact_ds.launcher.plan_shape import shape
 from compact_ds.launcher.plan_time import Machine, host_calls, step_flops
 from compact_ds.launcher.plan_traffic import seconds
@@ -30,8 +31,10 @@ BUCKETS = {
     "reduce_bucket_size": 2_000_000, "allgather_bucket_size": 2_000_000, "stage3_prefetch_bucket_size": 1_000_000,
     "stage3_param_persistence_threshold": 1000, "stage3_max_live_parameters": 10**9, "stage3_max_reuse_distance": 10**9,
 }  # fmt: skip
+Run = tuple[str, int, str, str]
+Measured = dict[int, list[list[dict[str, Any]]]]
 SIZES = {"A": (256, 1024, 4, 4), "B": (384, 1024, 4, 6)}
-RUNS = {
+RUNS: dict[int, list[Run]] = {
     1: [("A", 0, "", ""), ("A", 1, "", ""), ("B", 2, "", ""), ("A", 3, "", "c"), ("B", 3, "lora", "c")],
     2: [
         ("A", 1, "", ""),
@@ -48,7 +51,7 @@ CALIBRATING = ((1, 0), (2, 0), (2, 4))
 """(world size, number of the run): arithmetic, what carrying a byte costs, what ZeRO-3's hooks cost."""
 
 
-def overrides(folder, size, stage, lora, checkpointing):
+def overrides(folder: Path, size: str, stage: int, lora: str, checkpointing: str) -> list[str]:
     hidden, inner, layers, heads = SIZES[size]
     scratch = {
         "hidden_size": hidden,
@@ -65,13 +68,13 @@ def overrides(folder, size, stage, lora, checkpointing):
     ]  # fmt: skip
 
 
-def predicted(own, batches, world_size, machine):
+def predicted(own: list[str], batches: list[dict[str, Any]], world_size: int, machine: Machine) -> Plan:
     config = load("arithmetic", own)
     work = Workload(tuple(MicroBatch(**b) for b in batches), 1)
     return plan(config, shape(config, len(load_tokenizer(config.student))), machine, world_size, work)
 
 
-def calibrated(found, folder):
+def calibrated(found: Measured, folder: Path) -> Machine:
     """A machine from three steps: seconds are linear in arithmetic, host calls and what is carried."""
     plain = Machine("cpu", 1.0, 16e9, 1.0, 1.0, 1.0, 0.0, efficiency=1.0, link_efficiency=1.0, per_node=10**6)
     parts, took = [], []
@@ -90,7 +93,9 @@ def calibrated(found, folder):
     return replace(plain, flops=1e9 / flop, host_seconds=call / 1e3, inside=rate, outside=rate)
 
 
-def line(world_size, run, ranks_found, own, machine):
+def line(
+    world_size: int, run: Run, ranks_found: list[dict[str, Any]], own: list[str], machine: Machine
+) -> tuple[str, list[float]]:
     """A row of the table, and the three errors."""
     plans = [predicted(own, one["micro_batches"], world_size, machine) for one in ranks_found]
     peaks = [(one["memory"]["peak"], made.memory.total) for one, made in zip(ranks_found, plans, strict=True)]
@@ -111,7 +116,7 @@ def line(world_size, run, ranks_found, own, machine):
     return "| " + " | ".join(cells) + " |", errors
 
 
-def measured(folder, world_size):
+def measured(folder: Path, world_size: int) -> list[list[dict[str, Any]]]:
     """The figures of every run on so many ranks, by rank."""
     wanted = json.dumps([overrides(folder, *run) for run in RUNS[world_size]])
     out = folder / f"ranks{world_size}"
@@ -124,7 +129,7 @@ def measured(folder, world_size):
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
-def main(folder):
+def main(folder: Path) -> None:
     (folder / "deepspeed.json").write_text(json.dumps({"zero_optimization": BUCKETS}), encoding="utf-8")
     with ThreadPoolExecutor(len(RUNS)) as together:
         found = dict(zip(RUNS, together.map(lambda world_size: measured(folder, world_size), RUNS), strict=True))

@@ -9,6 +9,7 @@ import os
 import sys
 
 import torch
+from torch import Tensor
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
@@ -18,7 +19,7 @@ from compact_ds.engine.ranks import Ranks
 from compact_ds.kernels.lse_forward import forward
 from compact_ds.kernels.lse_gather import lse_gather
 from compact_ds.kernels.lse_torch import HeadShape
-from compact_ds.kernels.segment_scores import segment_scores
+from compact_ds.kernels.segment_scores import ScorePlan, segment_scores
 from compact_ds.kernels.tiles import Tiles
 from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.student.load import load_lm, load_tokenizer
@@ -29,7 +30,7 @@ from compact_ds.tree.tokenise import Tokeniser
 TILES = Tiles(64, 2048, 64, warps=4, stages=1)
 
 
-def real_rows(data: str, questions: int):
+def real_rows(data: str, questions: int) -> tuple[Tensor, Tensor, Tensor, ScorePlan]:
     """Hidden states, head, targets and plan of the first micro-batch, in bf16."""
     overrides = [f"data.train={data}", "data.eval=null", f"data.batch_size={questions}", "tree.rows=64"]
     config = load("svamp_smollm2", [*overrides, "student.lora=null"])
@@ -50,7 +51,7 @@ def main(data: str, questions: int) -> None:
     hidden, weight, targets, plan = real_rows(data, questions)
     logits = hidden.double() @ weight.double().T
 
-    def by_logits(values):
+    def by_logits(values: Tensor) -> tuple[Tensor, Tensor]:
         return values.logsumexp(1), values.gather(1, targets)
 
     shape = HeadShape(None, 1.0, 0, 64 << 20)

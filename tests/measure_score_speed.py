@@ -12,44 +12,51 @@ import copy
 import json
 import sys
 import time
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from compact_ds import config as configuration
 from compact_ds.optimizer_step.training_set import TrainingSet
+from compact_ds.sections import Config
 from compact_ds.student.load import load_lm, load_tokenizer
-from compact_ds.student.measure import Student, measure
-from compact_ds.tree.tokenise import Tokeniser
+from compact_ds.student.measure import Measurement, Student, measure
+from compact_ds.tree.batch import Batch
+from compact_ds.tree.tokenise import Record, Tokeniser
 
 CHUNK = 4
-LAYOUTS = ("tree", "rows")
+LAYOUTS: tuple[Literal["tree"], Literal["rows"]] = ("tree", "rows")
 
 
 class Layout:
     """One layout's student, its micro-batches and what they cost."""
 
-    def __init__(self, name: str, lm, settings, tokeniser) -> None:
+    def __init__(self, name: Literal["tree", "rows"], lm: Any, settings: Config, tokeniser: Tokeniser) -> None:
         tree = settings.tree.model_copy(update={"layout": name})
         self.config = settings.model_copy(update={"tree": tree})
         self.data = TrainingSet(self.config, tokeniser)
         self.student = Student(lm, name).eval()
         self.seconds: list[float] = []
-        self.tokens, self.padded, self.scores = 0, 0, {}
+        self.tokens, self.padded = 0, 0
+        self.scores: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
 
     @torch.no_grad()
     def run(self, places: list[int]) -> None:
         """Score some questions; batches are made inside the measured time, as `score` makes them."""
         started = time.perf_counter()
         for batch, records, _ in self.data.batches_of(places):
-            measured = measure(*self.student(batch), batch, "torch")
+            lse_N, z_N1 = self.student(batch)
+            measured = measure(lse_N, z_N1, batch, "torch")
             self._note(batch, records, measured)
         self.seconds.append(time.perf_counter() - started)
 
-    def _note(self, batch, records, measured) -> None:
+    def _note(self, batch: Batch, records: list[Record], measured: Measurement) -> None:
         self.padded += batch.ids_BL.numel()
         # Padding is its own and only descendant, ordered after a whole row.
         self.tokens += int((batch.order_BL < batch.ids_BL.shape[1]).sum())
+        assert measured.probed is not None
         pmi_P = measured.probed.gold_P - measured.probed.gold0_R[batch.rationale_P]
         for i, (e, r) in enumerate(batch.places_R):
             mine = pmi_P[batch.rationale_P == i]
@@ -58,7 +65,7 @@ class Layout:
 
 def main(data: str, student: str, questions: int, overrides: list[str]) -> None:
     """Print the comparison as JSON."""
-    raw: dict = {}
+    raw: dict[str, Any] = {}
     given = [f"data.train={json.dumps(data)}", f"student.model={json.dumps(student)}", "run_dir=unused", "max_steps=1"]
     for override in [*given, *overrides]:
         configuration.override_key(raw, override)
@@ -76,7 +83,7 @@ def main(data: str, student: str, questions: int, overrides: list[str]) -> None:
     print(json.dumps(report(*layouts), indent=2))
 
 
-def report(tree: Layout, rows: Layout) -> dict:
+def report(tree: Layout, rows: Layout) -> dict[str, Any]:
     """The first chunk, which warms up, is left out of the seconds."""
     seconds = np.array([tree.seconds[1:], rows.seconds[1:]])
     ratios = seconds[1] / seconds[0]

@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,9 +74,10 @@ def masks(work: list[Batch]) -> tuple[int, int]:
     return max(kept), max(whole)
 
 
-def exponent(rows: list[dict], key: str) -> float:
+def exponent(rows: list[dict[str, Any]], key: str) -> float:
     """Slope of log(key) over log(tokens), least squares."""
-    return float(np.polyfit(*(np.log([row[name] for row in rows]) for name in ("tokens", key)), 1)[0])
+    tokens, values = (np.log([row[name] for row in rows]) for name in ("tokens", key))
+    return float(np.polyfit(tokens, values, 1)[0])
 
 
 def main(laps: int) -> None:
@@ -89,7 +91,8 @@ def main(laps: int) -> None:
             started = time.perf_counter()
             lap(student, own)
             seconds[size].append(time.perf_counter() - started)
-    memory, rows = PeakMemory("cpu"), {}
+    memory = PeakMemory("cpu")
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
     for size, own in work.items():
         memory.start()
         lap(student, own)

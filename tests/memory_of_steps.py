@@ -13,35 +13,39 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from compact_ds.config import load
-from compact_ds.engine.ranks import ranks
+from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.engine.start import Engine
 from compact_ds.optimizer_step.step import Step
 from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student
+from compact_ds.tree.batch import Batch
 from compact_ds.tree.tokenise import Tokeniser
 
 RECORDED, TIMED = 2, 2
 PHASES = ("forward", "backward", "update")
 
 
-def named(function, phase):
-    def inside(*given, **named_arguments):
+def named(function: Callable[..., Any], phase: str) -> Callable[..., Any]:
+    def inside(*given: Any, **named_arguments: Any) -> Any:
         with record_function(f"phase {phase}"):
             return function(*given, **named_arguments)
 
     return inside
 
 
-def phases(recorded):
+def phases(recorded: profile) -> dict[str, int]:
     """Highest bytes held during the last step's phases, and at its end, from the allocator's events in time order."""
-    events = recorded.profiler.kineto_results.events()
+    assert recorded.profiler is not None and recorded.profiler.kineto_results is not None
+    events: Sequence[Any] = recorded.profiler.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     held, curve = 0, []
     for moment, size in changes:
@@ -57,14 +61,14 @@ def phases(recorded):
     return found
 
 
-def spans(batch):
+def spans(batch: Batch) -> tuple[int, int]:
     """Keys of all branches, and queries times keys of roots and branches."""
     keys = [(n, place.lengths[0] + n) for place in batch.places for n in place.lengths[1:]]
     roots = sum(place.lengths[0] ** 2 for place in batch.places)
     return sum(seen for _, seen in keys), roots + sum(n * seen for n, seen in keys)
 
 
-def shapes(batches):
+def shapes(batches: Sequence[Batch]) -> list[dict[str, int]]:
     """Sizes of a rank's micro-batches."""
     return [
         {
@@ -80,7 +84,7 @@ def shapes(batches):
     ]
 
 
-def measured(config_file, overrides, group):
+def measured(config_file: str, overrides: list[str], group: Ranks) -> dict[str, Any]:
     """One run's figures."""
     config = load(config_file, overrides)
     tokeniser = Tokeniser(load_tokenizer(config.student), config.data.cue)
@@ -94,7 +98,7 @@ def measured(config_file, overrides, group):
         for _ in range(RECORDED):
             with record_function("phase step"):
                 step.run(0, 1e-3, asked_to_stop=False)
-    found = {"memory": phases(recorded)}
+    found: dict[str, Any] = {"memory": phases(recorded)}
     seconds, processor = [], []
     for _ in range(TIMED):
         engine.traffic.begin_step()
@@ -109,7 +113,7 @@ def measured(config_file, overrides, group):
     return found
 
 
-def main(out, config_file, runs):
+def main(out: str, config_file: str, runs: list[list[str]]) -> None:
     with ranks(300) as group:
         found = []
         for overrides in runs:

@@ -8,11 +8,12 @@ import json
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 WORDS = ("pens", "cups", "maps", "keys", "nuts", "hats")
 
 
-def question(number, draw):
+def question(number: int, draw: random.Random) -> dict[str, Any]:
     """One line of the file."""
     a, b = draw.randint(2, 99), draw.randint(2, 99)
     thing = WORDS[number % len(WORDS)]
@@ -28,7 +29,7 @@ def question(number, draw):
     }
 
 
-def write(file, count):
+def write(file: str | Path, count: int) -> None:
     """`count` questions, a line each."""
     draw = random.Random(0)
     with Path(file).open("w", encoding="utf-8") as out:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
@@ -16,6 +17,7 @@ from test_report_browser import CHROMIUM
 
 DESK, PHONE = (1280, 1180), (390, 844)
 COLOURS = 128
+View = tuple[str, tuple[int, int], Literal["light", "dark"], str]
 
 
 def shot(page: Page, section: str) -> Image.Image:
@@ -26,7 +28,7 @@ def shot(page: Page, section: str) -> Image.Image:
 
 
 def main(arithmetic: str, svamp: str, folder: str) -> None:
-    views = {
+    views: dict[str, list[View]] = {
         "report_arithmetic": [(arithmetic, DESK, "light", "")],
         "report_svamp": [(svamp, DESK, "dark", "examples")],
         "report_phone": [

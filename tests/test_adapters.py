@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear
 from torch import nn
 
@@ -18,7 +19,7 @@ from compact_ds.student.prefix import TreePass, train_on_prefix
 ROWS, LENGTH, NUM_TRUNK = 2, 7, 5
 
 
-def adapted(bias: bool, **options) -> nn.Module:
+def adapted(bias: bool, **options: Any) -> PeftModel:
     """peft around one linear layer, its adapter away from 0."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8, bias=bias))
@@ -29,7 +30,7 @@ def adapted(bias: bool, **options) -> nn.Module:
     return found
 
 
-def joined(model: nn.Module) -> nn.Module:
+def joined(model: PeftModel) -> PeftModel:
     found, tree_pass = copy.deepcopy(model), TreePass()
     zeros = torch.zeros(ROWS, LENGTH, dtype=torch.int64)
     tree_pass.begin(Ancestry(zeros, zeros, zeros, NUM_TRUNK))
@@ -38,13 +39,13 @@ def joined(model: nn.Module) -> nn.Module:
     return found
 
 
-def layer(model: nn.Module) -> nn.Module:
+def layer(model: nn.Module) -> Linear:
     return next(m for m in model.modules() if isinstance(m, Linear))
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_outputs_and_the_trunks_gradients_are_those_of_peft(bias, frozen):
+def test_outputs_and_the_trunks_gradients_are_those_of_peft(bias: bool, frozen: bool) -> None:
     theirs = adapted(bias)
     for parameter in theirs.parameters():
         parameter.requires_grad_(parameter.requires_grad or not frozen)
@@ -58,6 +59,7 @@ def test_outputs_and_the_trunks_gradients_are_those_of_peft(bias, frozen):
     (outs[0] * upstream).sum().backward()
     (outs[1] * upstream)[:, :NUM_TRUNK].sum().backward()
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad, atol=5e-6, rtol=0)
+    assert inputs[0].grad is not None
     assert not inputs[0].grad[:, NUM_TRUNK:].any() and inputs[0].grad[:, :NUM_TRUNK].abs().max() > 1
     want = dict(theirs.named_parameters())
     assert [name for name, p in mine.named_parameters() if p.grad is not None]
@@ -68,23 +70,24 @@ def test_outputs_and_the_trunks_gradients_are_those_of_peft(bias, frozen):
             torch.testing.assert_close(parameter.grad, want[name].grad, atol=2e-5, rtol=0)
 
 
-def test_an_adapter_switched_off_adds_nothing():
+def test_an_adapter_switched_off_adds_nothing() -> None:
     mine = joined(adapted(True))
     x = torch.randn(ROWS, LENGTH, 6)
     base = layer(mine).base_layer
+    assert isinstance(base, nn.Linear)
     with mine.disable_adapter():
         torch.testing.assert_close(mine(x), nn.functional.linear(x, base.weight, base.bias))
 
 
 @pytest.mark.parametrize("options", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}])
-def test_an_adapter_that_does_more_than_multiply_stays_pefts(options):
+def test_an_adapter_that_does_more_than_multiply_stays_pefts(options: dict[str, Any]) -> None:
     assert type(layer(joined(adapted(True, **options)))) is Linear
 
 
-def test_autocast_reaches_the_adapter():
+def test_autocast_reaches_the_adapter() -> None:
     mine, x = joined(adapted(True)), torch.randn(ROWS, LENGTH, 6, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         out = mine(x)
     out.float().sum().backward()
-    assert out.dtype == torch.bfloat16 and x.grad.dtype == torch.float32
+    assert out.dtype == torch.bfloat16 and x.grad is not None and x.grad.dtype == torch.float32
     torch.testing.assert_close(out.float(), mine(x), atol=0.1, rtol=0.02)

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -109,9 +109,10 @@ def test_counts_are_exact() -> None:
 def test_a_rationale_with_anything_that_is_no_number_counts_as_unfit_once(bad: float) -> None:
     good = Row(0, 0.5, 0.25, 1.0, 0.5, 2.0, 1.0)
     for name in METRICS:
-        rows = [good, good._replace(**{name: bad}), good._replace(teacher=1), good._replace(teacher=2, **{name: bad})]
+        broken: dict[str, Any] = {name: bad}
+        rows = [good, good._replace(**broken), good._replace(teacher=1), good._replace(teacher=2, **broken)]
         assert agreed((rows, (2, 8)), ([good], (1, 3))).num_unfit == 2, name
-    everywhere = good._replace(**dict.fromkeys(METRICS, bad))
+    everywhere = Row(0, bad, bad, bad, bad, bad, 1.0)
     assert agreed(([everywhere, good], (1, 3))).num_unfit == 1
     assert agreed(([good], (1, 3))).num_unfit == 0
 
@@ -124,7 +125,7 @@ def test_one_rank_that_asks_to_stop_stops_all() -> None:
         assert not agreement.read(TEACHERS).stop
     ranks[2].request_stop()
     whole = Agreement(3, torch.device("cpu"))
-    whole.vector.copy_(sum(agreement.vector for agreement in ranks))
+    whole.vector.copy_(sum((agreement.vector for agreement in ranks), torch.zeros_like(whole.vector)))
     result = whole.read(TEACHERS)
     assert result.stop
     assert (result.num_unfit, result.examples, result.tokens, result.loss) == (0, 4, 12, 8.0)

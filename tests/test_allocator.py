@@ -21,7 +21,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
-def test_memory_that_was_freed_is_used_again():
+def test_memory_that_was_freed_is_used_again() -> None:
     faults = {}
     for kind in ("kept", "returned"):
         done = subprocess.run([sys.executable, "-c", PROGRAM, kind], capture_output=True, text=True, check=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
-from google.protobuf import text_format
-from tensorboard.plugins.projector import projector_config_pb2
-from transformers import AutoConfig, AutoModelForCausalLM
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tensorboard.plugins.projector import projector_config_pb2  # type: ignore[import-untyped]
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from compact_ds.cli import main
 from compact_ds.data.readers import read
@@ -26,10 +28,10 @@ TOKENISER = Tokeniser(load_tokenizer(StudentConfig(model="scratch", tokenizer="t
 EXAMPLES = list(read("task:arithmetic", DataConfig(train="task:arithmetic"), 0, limit=4))
 
 
-def student(seed, moved=0.0):
+def student(seed: int, moved: float = 0.0) -> PreTrainedModel:
     """A random Llama, and the same one with noise on its weights."""
     torch.manual_seed(0)
-    lm = AutoModelForCausalLM.from_config(
+    lm: PreTrainedModel = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(
             "llama", vocab_size=len(TOKENISER.tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
             num_attention_heads=2, num_key_value_heads=2, initializer_range=0.3, bos_token_id=None, eos_token_id=None,
@@ -39,12 +41,13 @@ def student(seed, moved=0.0):
     torch.manual_seed(seed)
     with torch.no_grad():
         for weight in lm.parameters():
-            weight += moved * torch.randn_like(weight)
-    return lm.eval()
+            weight.add_(moved * torch.randn_like(weight))
+    lm.eval()
+    return lm
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     made = [tmp_path_factory.mktemp(name) for name in ("before", "after")]
     for folder, lm in zip(made, (student(0), student(1, 0.05)), strict=True):
         lm.save_pretrained(folder)
@@ -52,7 +55,7 @@ def folders(tmp_path_factory):
     return [str(folder) for folder in made]
 
 
-def test_which_tokens_count():
+def test_which_tokens_count() -> None:
     """A question once, whatever its rationales; nothing that all questions begin with."""
     steps = ("one plus two .",)
     ask = [Example(f"e{i}", q, "3", (), "f") for i, q in enumerate(("what does 1 make ?", "what does 2 make ?"))]
@@ -68,11 +71,11 @@ def test_which_tokens_count():
     assert cut == 2 and [len(p.ids) for p in short] == [7, 7]
 
 
-def test_states_in_padded_batches_are_those_of_each_prompt_alone():
+def test_states_in_padded_batches_are_those_of_each_prompt_alone() -> None:
     before, after = student(0), student(1, 0.05)
     prompts, _ = prompts_of(EXAMPLES, TOKENISER, 1000)
     found = states_of(before, after, prompts, 1, 5, 0, "arithmetic")
-    counted = [[], []]
+    counted: list[list[npt.NDArray[np.float64]]] = [[], []]
     for prompt in prompts:
         for side, lm in enumerate((before, after)):
             with torch.no_grad():
@@ -102,7 +105,9 @@ def test_states_in_padded_batches_are_those_of_each_prompt_alone():
     assert figures["chance"] == 1 / 4 and set(figures["drift"]) == {"ada", "ben", "cleo"}
 
 
-def test_the_command_writes_figures_and_pictures(folders, tmp_path, capsys):
+def test_the_command_writes_figures_and_pictures(
+    folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("matplotlib")
     words = ["analyze", *folders, "--data", "task:arithmetic", "--other", "task:arithmetic:eval", "--limit", "6"]
     assert main([*words, "--top", "3", "--output", str(tmp_path), "--json"]) == 0
@@ -119,7 +124,7 @@ def test_the_command_writes_figures_and_pictures(folders, tmp_path, capsys):
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_the_projector_gets_both_sides_of_every_rationale(folders, tmp_path):
+def test_the_projector_gets_both_sides_of_every_rationale(folders: list[str], tmp_path: Path) -> None:
     words = ["analyze", *folders, "--data", "task:arithmetic", "--limit", "4", "--no-plot", "--output", str(tmp_path)]
     assert main([*words, "--layer", "2", "--json", "--top", "3"]) == 0
     config = projector_config_pb2.ProjectorConfig()
@@ -145,7 +150,7 @@ def test_the_projector_gets_both_sides_of_every_rationale(folders, tmp_path):
     assert len(np.loadtxt(board / tokens.tensor_path)) == len(sides) > 20
 
 
-def test_a_student_against_itself_moved_nowhere(folders, capsys):
+def test_a_student_against_itself_moved_nowhere(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     words = ["analyze", folders[0], folders[0], "--data", "task:arithmetic", "--limit", "4", "--no-plot", "--json"]
     assert main(words) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -156,7 +161,7 @@ def test_a_student_against_itself_moved_nowhere(folders, capsys):
     assert {row["relative_change"] for row in figures["weights"]["parameters"]} == {0.0}
 
 
-def test_sources_have_the_shortest_names_that_tell_them_apart(tmp_path):
+def test_sources_have_the_shortest_names_that_tell_them_apart(tmp_path: Path) -> None:
     files = [tmp_path / place for place in ("a/test.jsonl", "b/test.jsonl", "c.jsonl")]
     for file in files:
         file.parent.mkdir(exist_ok=True)
@@ -173,6 +178,8 @@ def test_sources_have_the_shortest_names_that_tell_them_apart(tmp_path):
         (["--data", "nowhere.jsonl"], "nowhere.jsonl: found no such file"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(folders, options, message, capsys):
+def test_what_cannot_be_compared_is_refused(
+    folders: list[str], options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["analyze", *folders, "--data", "task:arithmetic", "--no-plot", *options]) == 2
     assert message in capsys.readouterr().err

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 import compact_ds
 from compact_ds import api
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 
 
-def test_the_package_is_imported_without_anything_heavy():
+def test_the_package_is_imported_without_anything_heavy() -> None:
     code = "import sys, compact_ds; print({'torch', 'pydantic', 'numpy'} & set(sys.modules), compact_ds.__version__)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.stdout == f"set() {compact_ds.__version__}\n"
@@ -38,7 +38,7 @@ def test_the_package_is_imported_without_anything_heavy():
         compact_ds.trane  # noqa: B018
 
 
-def test_examples_come_back_as_they_were_saved(tmp_path):
+def test_examples_come_back_as_they_were_saved(tmp_path: Path) -> None:
     made = [
         Example("a", "What is 1 + 1 ?", "2", (
             Rationale("ada", ("One and one", " make two."), "\nThe answer is 2", True),
@@ -57,7 +57,7 @@ def test_examples_come_back_as_they_were_saved(tmp_path):
         api.load_examples(tmp_path / "none.jsonl")
 
 
-def test_scores_are_the_commands(tmp_path):
+def test_scores_are_the_commands(tmp_path: Path) -> None:
     examples = api.load_examples("task:arithmetic", limit=6)
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     overrides = {"student.tokenizer": "task:arithmetic", "student.scratch": shape, "data.cache_dir": tmp_path / "it's"}
@@ -72,7 +72,7 @@ def test_scores_are_the_commands(tmp_path):
     assert set(rows[0]) == set(api.ScoredRationale.__annotations__)
 
 
-def test_a_config_may_be_given_as_an_object(tmp_path):
+def test_a_config_may_be_given_as_an_object(tmp_path: Path) -> None:
     config = load("arithmetic", [f"run_dir={tmp_path}"])
     changed = api._config(config, {"optimizer.lr": 0.5, "data.teachers": ["a, b: c"]})
     assert (changed.optimizer.lr, changed.data.teachers, changed.run_dir) == (0.5, ["a, b: c"], tmp_path)
@@ -90,13 +90,13 @@ def test_a_config_may_be_given_as_an_object(tmp_path):
         ("no_such_module:Class", "found no_such_module; expected a module that Python finds"),
     ],
 )
-def test_a_callback_that_is_none_is_refused(name, message):
+def test_a_callback_that_is_none_is_refused(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"callbacks: .*{message}"):
         named([name])
 
 
 @pytest.fixture(scope="module")
-def walked(tmp_path_factory):
+def walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("walk")
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     environment |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": f"{ROOT}:{HERE}"}
@@ -106,7 +106,7 @@ def walked(tmp_path_factory):
     return folder, result.stdout
 
 
-def test_the_quickstart_prints_what_its_run_wrote(walked):
+def test_the_quickstart_prints_what_its_run_wrote(walked: tuple[Path, str]) -> None:
     folder, printed = walked
     rows = read(folder / "run" / "metrics.jsonl")
     assert len(rows) == 8
@@ -116,7 +116,7 @@ def test_the_quickstart_prints_what_its_run_wrote(walked):
     assert str({teacher: round(weight, 2) for teacher, weight in summary["weight"].items()}) in printed
 
 
-def test_hooks_are_told_what_the_files_say_in_order(walked):
+def test_hooks_are_told_what_the_files_say_in_order(walked: tuple[Path, str]) -> None:
     folder, _ = walked
     second = folder / "second"
     notes = [json.loads(line) for line in (folder / "given.jsonl").read_text().splitlines()]
@@ -131,7 +131,7 @@ def test_hooks_are_told_what_the_files_say_in_order(walked):
     assert (folder / "named.jsonl").read_text() == (folder / "given.jsonl").read_text()
 
 
-def test_a_metric_of_ones_own_is_noted_as_the_three_are(walked):
+def test_a_metric_of_ones_own_is_noted_as_the_three_are(walked: tuple[Path, str]) -> None:
     run = walked[0] / "second"
     rows = read(run / "metrics.jsonl")
     for row in rows:
@@ -147,13 +147,13 @@ def test_a_metric_of_ones_own_is_noted_as_the_three_are(walked):
     assert table["head"][-1] == "length" and last == pytest.approx(rows[-1]["length"])
 
 
-def test_parts_of_a_step_take_no_more_than_the_step(walked):
+def test_parts_of_a_step_take_no_more_than_the_step(walked: tuple[Path, str]) -> None:
     for row in read(walked[0] / "run" / "metrics.jsonl"):
         assert {"data", "forward", "backward", "optimizer"} <= set(row["seconds"])
         assert 0.5 * row["step_seconds"] < sum(row["seconds"].values()) <= row["step_seconds"]
 
 
-def test_the_board_shows_who_was_heard_most_and_least(walked):
+def test_the_board_shows_who_was_heard_most_and_least(walked: tuple[Path, str]) -> None:
     run = walked[0] / "second"
     board = EventAccumulator(str(run / "tensorboard"), {"tensors": 0})
     board.Reload()
@@ -165,9 +165,9 @@ def test_the_board_shows_who_was_heard_most_and_least(walked):
         assert event.step == 2
         lines = event.tensor_proto.string_val[0].decode().splitlines()
         assert all(line.startswith("    ") for line in lines), "a block of code: markup in it is text"
-        teacher, share, equal, id = re.fullmatch(
-            r" {4}(.*): weight (.*), equal share (.*), question (.*)", lines[0]
-        ).groups()
+        found = re.fullmatch(r" {4}(.*): weight (.*), equal share (.*), question (.*)", lines[0])
+        assert found is not None
+        teacher, share, equal, id = found.groups()
         weight[end], text = float(share), " ".join(line.strip() for line in lines)
         assert float(equal) == pytest.approx(1 / 3, abs=1e-3)
         (said,) = (r.text for r in source[id].rationales if r.teacher == teacher)
@@ -175,7 +175,7 @@ def test_the_board_shows_who_was_heard_most_and_least(walked):
     assert weight["most"] > 1 / 3 > weight["least"]
 
 
-def test_a_run_writes_its_model_card(walked):
+def test_a_run_writes_its_model_card(walked: tuple[Path, str]) -> None:
     run = walked[0] / "run"
     found = ModelCard.load(run / "final" / "README.md")
     summary = json.loads((run / "summary.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ SHAPE = [
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("bench")
     words = [
         "-m",
@@ -39,10 +40,11 @@ def found(tmp_path_factory):
     _, outputs = start([*words, "compatibility.adaptability=jump", "--trace"], 1)
     assert (folder / "results.json").exists(), outputs[0][-3000:]
     assert "compact_ds.backward" in (folder / "trace.json").read_text(encoding="utf-8")
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return results
 
 
-def test_contenders_that_compute_the_same_have_the_same_losses(found):
+def test_contenders_that_compute_the_same_have_the_same_losses(found: dict[str, Any]) -> None:
     losses = {row["name"]: row["last_loss"] for row in found["contenders"]}
     # After four laps and three updates, so gradients and weights agree too; fp32 in other orders, measured 3e-7.
     assert abs(losses["plain"] - losses["uniform"]) < 1e-5
@@ -50,7 +52,7 @@ def test_contenders_that_compute_the_same_have_the_same_losses(found):
     assert abs(losses["compact"] - losses["uniform"]) > 1e-4
 
 
-def test_rows_take_more_tokens_and_trees_in_one_row_no_padding(found):
+def test_rows_take_more_tokens_and_trees_in_one_row_no_padding(found: dict[str, Any]) -> None:
     rows = {row["name"]: row for row in found["contenders"]}
     assert rows["naive"]["tokens"] > rows["compact"]["tokens"] > rows["uniform"]["tokens"]
     assert rows["plain"]["tokens"] > rows["uniform"]["tokens"]
@@ -58,7 +60,7 @@ def test_rows_take_more_tokens_and_trees_in_one_row_no_padding(found):
     assert all(len(row["seconds_of_laps"]) == 2 for row in rows.values())
 
 
-def test_phases_add_up_to_the_lap(found):
+def test_phases_add_up_to_the_lap(found: dict[str, Any]) -> None:
     (ours,) = [row for row in found["contenders"] if row["name"] == "compact"]
     parts = found["phases"]
     assert {"data", "tree", "forward", "head", "compatibility", "backward", "optimizer", "logging"} <= parts.keys()
@@ -71,12 +73,12 @@ def test_phases_add_up_to_the_lap(found):
     ("options", "expected"),
     [({"against": ["trk"]}, r"--against: found trk.*trl"), ({"repeats": 0}, "--repeats: found 0")],
 )
-def test_wrong_options_are_refused(options, expected):
+def test_wrong_options_are_refused(options: dict[str, Any], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         step.run(step.Options("arithmetic", [], draws=False, **options))
 
 
-def test_operations_are_those_of_a_count_by_hand():
+def test_operations_are_those_of_a_count_by_hand() -> None:
     import numpy as np
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -7,21 +7,24 @@ from hypothesis import strategies as st
 from random_records import record
 
 from compact_ds.kernels.tree_attention import ancestor_mask
-from compact_ds.tree.build import ROOT, build, plan_pieces, probed_steps
+from compact_ds.tree.build import ROOT, Piece, build, plan_pieces, probed_steps
+from compact_ds.tree.tokenise import Ints, Record
 
 
-def _paths(rec, piece):
+def _paths(rec: Record, piece: Piece) -> list[tuple[int, int | None, Ints]]:
     """The sequence of ids from the root to the end of every rationale and probe."""
-    whole = [(r, None, np.concatenate((rec.prompt_ids, rec.rationales[r].ids))) for r in piece.rationales]
+    whole: list[tuple[int, int | None, Ints]] = [
+        (r, None, np.concatenate((rec.prompt_ids, rec.rationales[r].ids))) for r in piece.rationales
+    ]
     for r, step in piece.probes:
-        prefix = rec.rationales[r].ids[: rec.rationales[r].step_ends[step - 1]] if r != ROOT else []
+        prefix = rec.rationales[r].ids[: rec.rationales[r].step_ends[step - 1]] if r != ROOT else rec.prompt_ids[:0]
         whole.append((r, step, np.concatenate((rec.prompt_ids, prefix, rec.probe_ids))))
     return whole
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 6))
-def test_every_head_row_sees_its_path_and_nothing_else(seed, num_rationales, max_probes):
+def test_every_head_row_sees_its_path_and_nothing_else(seed: int, num_rationales: int, max_probes: int) -> None:
     rec = record(np.random.default_rng(seed), num_rationales)
     (piece,) = plan_pieces(rec, list(range(num_rationales)), "tree", 10**6, max_probes)
     tree = build(rec, piece, "tree")
@@ -45,13 +48,13 @@ def test_every_head_row_sees_its_path_and_nothing_else(seed, num_rationales, max
 
 
 @given(st.integers(1, 40), st.integers(1, 12))
-def test_probes_are_spread_and_the_last_step_has_one(num_steps, max_probes):
+def test_probes_are_spread_and_the_last_step_has_one(num_steps: int, max_probes: int) -> None:
     steps = probed_steps(num_steps, max_probes)
     assert steps[-1] == num_steps and len(steps) == min(num_steps, max_probes)
     assert steps == sorted(set(steps)) and steps[0] >= 1
 
 
-def test_a_tree_over_budget_is_cut_between_rationales():
+def test_a_tree_over_budget_is_cut_between_rationales() -> None:
     rec = record(np.random.default_rng(3), 5)
     pieces = plan_pieces(rec, list(range(5)), "tree", 35, 4)
     assert len(pieces) > 1

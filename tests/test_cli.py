@@ -85,8 +85,13 @@ def test_version() -> None:
     ],
 )
 def test_overrides_may_stand_before_and_after_options(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr("compact_ds.cli.train._train", lambda arguments: seen.append(arguments) or 0)
+    seen: list[argparse.Namespace] = []
+
+    def train(arguments: argparse.Namespace) -> int:
+        seen.append(arguments)
+        return 0
+
+    monkeypatch.setattr("compact_ds.cli.train._train", train)
     assert cli.main(["train", *words]) == 0
     assert (seen[0].config, seen[0].overrides, seen[0].resume) == ("arithmetic", ["seed=1", "max_steps=2"], True)
 
@@ -126,7 +131,7 @@ def test_data_stats_for_people_and_for_programs(tmp_path: Path, capsys: pytest.C
     )
 
 
-def test_data_graph_explains_and_draws(tmp_path, capsys):
+def test_data_graph_explains_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "graph.svg"
     assert cli.main(["data", "graph", "task:arithmetic", "--id", "arithmetic-train-0", "--output", str(picture)]) == 0
@@ -136,7 +141,7 @@ def test_data_graph_explains_and_draws(tmp_path, capsys):
     assert "--id: found nobody" in capsys.readouterr().err
 
 
-def test_data_stats_against_a_test_file(tmp_path, capsys):
+def test_data_stats_against_a_test_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"id": "a", "question": "How many legs have two spiders and a cat together ?", "answer": "20"}
     train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
     train.write_text(
@@ -149,7 +154,7 @@ def test_data_stats_against_a_test_file(tmp_path, capsys):
     assert found["estimated"] == {"t": 0.5} and found["copies"] == {} and found["doubled_questions"] == []
 
 
-def test_data_import_and_verify_print_what_came_of_it(tmp_path, capsys):
+def test_data_import_and_verify_print_what_came_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, output = tmp_path / "flat.csv", tmp_path / "out.jsonl"
     source.write_text(
         "question,answer,model,text\nq ?,3,ada,The answer is 3\nq ?,3,ben,The answer is 4\n", encoding="utf-8"
@@ -164,7 +169,9 @@ COMMANDS = [one for one in cli.parsers(cli._parser()) if one.get_default("run") 
 
 
 @pytest.mark.parametrize("parser", COMMANDS, ids=lambda parser: parser.prog)
-def test_help_has_examples_that_parse_and_fits_80_columns(parser: argparse.ArgumentParser, monkeypatch) -> None:
+def test_help_has_examples_that_parse_and_fits_80_columns(
+    parser: argparse.ArgumentParser, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert max(map(len, parser.format_help().split("examples:")[0].splitlines())) <= 80
     for line in EXAMPLES[parser.prog]:
@@ -190,7 +197,7 @@ def test_every_example_is_of_a_command() -> None:
         ("compact-ds score REA", "README.md"),
     ],
 )
-def test_bash_completes(typed: str, expected: str, tmp_path: Path, capsys) -> None:
+def test_bash_completes(typed: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "README.md").touch()
     (tmp_path / "runs").mkdir()
     assert cli.main(["completion", "bash"]) == 0

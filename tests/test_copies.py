@@ -10,21 +10,21 @@ from compact_ds.data.records import Example, Rationale
 from compact_ds.data.steps import cut
 
 
-def question(number, *texts):
+def question(number: int, *texts: tuple[str, str]) -> Example:
     made = tuple(Rationale(teacher, *cut(text)) for teacher, text in texts)
     return Example(f"q{number}", f"What is {number} plus 1 ?", str(number + 1), made, "here:1")
 
 
-def wrong(number):
+def wrong(number: int) -> str:
     doubled = 2 * number + 7
     return f"I take the number {number} and take it twice, so I get {number} * 2 = {doubled}.\nThe answer is {doubled}"
 
 
-def right(number, way):
+def right(number: int, way: str) -> str:
     return f"{way} {number} + 1 = {number + 1}.\nThe answer is {number + 1}"
 
 
-def file(num_copied, num=20):
+def file(num_copied: int, num: int = 20) -> list[Example]:
     """Two right teachers in words of their own, a wrong one, and one who copies the wrong one's text on some questions."""
     return [
         question(
@@ -38,7 +38,7 @@ def file(num_copied, num=20):
     ]
 
 
-def test_near_duplicates_on_most_questions_are_one_voice(caplog):
+def test_near_duplicates_on_most_questions_are_one_voice(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert copies(file(20)) == {"wrong": "wrong", "zoe": "wrong"}
     assert "wrong and zoe write near-duplicates on 100 %" in caplog.text
@@ -47,7 +47,7 @@ def test_near_duplicates_on_most_questions_are_one_voice(caplog):
     assert copies(file(9, num=9)) == {}
 
 
-def test_two_copies_of_a_wrong_teacher_do_not_outvote_it():
+def test_two_copies_of_a_wrong_teacher_do_not_outvote_it() -> None:
     examples = file(20)
     copied = copies(examples)
     heard = [as_voices(example, copied) for example in examples]
@@ -62,6 +62,6 @@ def test_two_copies_of_a_wrong_teacher_do_not_outvote_it():
     assert trust["ada"] > 0.9 and trust["wrong"] < 0.2
 
 
-def test_without_copies_an_example_is_itself():
+def test_without_copies_an_example_is_itself() -> None:
     example = file(0)[0]
     assert as_voices(example, {}) is example

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 from pathlib import Path
@@ -90,5 +91,5 @@ def test_tables_and_picture(results: list[dict[str, Any]], tmp_path: Path) -> No
 
 
 def test_without_matplotlib_a_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(comparison_picture.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install 'compact-ds[analyze]'" in comparison_picture.plot([], tmp_path / "c.png")

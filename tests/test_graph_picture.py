@@ -1,6 +1,7 @@
 """The picture of a consensus graph: what is written in it, and what cannot be drawn."""
 
 import xml.etree.ElementTree as tree
+from pathlib import Path
 
 import pytest
 
@@ -13,13 +14,13 @@ from compact_ds.compatibility.graph_picture import draw
 from compact_ds.errors import UserError
 
 
-def test_the_mainstream_is_the_way_of_most(tmp_path):
+def test_the_mainstream_is_the_way_of_most(tmp_path: Path) -> None:
     made = by_number(("ada", [5, 6], 9), ("ben", [5, 6], 9), ("cleo", [5, 8], 9), ("dan", [7], 4))
     assert mainstream(graph(made)) == ["question", "= 5", "= 6", "answer 9"]
     assert mainstream(graph(example(("ada", "It makes 2 + 3 = 5.")))) == ["question"]
 
 
-def test_the_picture_shows_teachers_and_costs_of_dollars(tmp_path, monkeypatch):
+def test_the_picture_shows_teachers_and_costs_of_dollars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import matplotlib
 
     monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
@@ -34,6 +35,6 @@ def test_the_picture_shows_teachers_and_costs_of_dollars(tmp_path, monkeypatch):
     assert (tmp_path / "graph.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_another_ending_is_refused(tmp_path):
+def test_another_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\.svg or \.png"):
         draw(example(("ada", "x")), tmp_path / "graph.bmp")

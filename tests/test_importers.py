@@ -4,13 +4,16 @@ import bz2
 import csv
 import gzip
 import json
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from compact_ds.data.importers import Settings, Source, run
+from compact_ds.data.importers import Report, Settings, Source, run
 from compact_ds.data.readers import read
+from compact_ds.data.records import Example
 from compact_ds.data.tables import rows
 from compact_ds.errors import DataError, UserError
 from compact_ds.sections import DataConfig
@@ -22,7 +25,7 @@ FLAT = [
 ]
 
 
-def write(file, listed):
+def write(file: Path, listed: list[dict[str, Any]]) -> Path:
     text = "".join(json.dumps(row) + "\n" for row in listed)
     if file.name.endswith(".jsonl"):
         file.write_text(text, encoding="utf-8")
@@ -48,19 +51,19 @@ FORMS = ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "a.jsonl.gz", "a.js
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_gives_the_same_rows(tmp_path, name):
+def test_every_form_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     file = write(tmp_path / name, FLAT)
     assert [dict(row) for _, row in rows(str(file))] == FLAT
     assert all(where.startswith(f"{file}:") for where, _ in rows(str(file)))
 
 
-def imported(tmp_path, sources, **settings):
+def imported(tmp_path: Path, sources: list[Source], **settings: Any) -> tuple[Report, list[Example]]:
     report = run(sources, tmp_path / "out.jsonl", Settings(**settings))
     data = DataConfig(train=str(tmp_path / "out.jsonl"))
     return report, list(read(data.train, data, 0))
 
 
-def test_one_rationale_a_row_becomes_one_question_with_its_teachers(tmp_path):
+def test_one_rationale_a_row_becomes_one_question_with_its_teachers(tmp_path: Path) -> None:
     file = write(tmp_path / "flat.csv", FLAT)
     report, found = imported(tmp_path, [Source(str(file))])
     assert [(e.question, [r.teacher for r in e.rationales]) for e in found] == [
@@ -71,14 +74,14 @@ def test_one_rationale_a_row_becomes_one_question_with_its_teachers(tmp_path):
     assert report.questions == 2 and dict(report.rationales) == {"ada": 2, "ben": 1} and report.missing == {"ben": 1}
 
 
-def test_a_row_of_its_own_id_joins_by_the_question_and_a_named_one_by_the_id(tmp_path):
+def test_a_row_of_its_own_id_joins_by_the_question_and_a_named_one_by_the_id(tmp_path: Path) -> None:
     listed = [{"id": f"r{i}", "qid": row["answer"], **row} for i, row in enumerate(FLAT)]
     file = write(tmp_path / "flat.jsonl", listed)
     assert [e.id for e in imported(tmp_path, [Source(str(file))])[1]] == ["r0", "r1"]
     assert [e.id for e in imported(tmp_path, [Source(str(file))], names={"id": "qid"})[1]] == ["2", "4"]
 
 
-def test_chat_messages(tmp_path):
+def test_chat_messages(tmp_path: Path) -> None:
     chat = [
         {"id": 7, "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q ?"},
                                {"role": "assistant", "content": "so\nThe answer is 5"}], "answer": 5},
@@ -93,7 +96,7 @@ def test_chat_messages(tmp_path):
     assert found[0].rationales[0].steps == ("so",)
 
 
-def test_lists_of_generations_with_their_verdicts(tmp_path):
+def test_lists_of_generations_with_their_verdicts(tmp_path: Path) -> None:
     listed = [{
         "problem": "p ?", "solution": "long text\n#### 12", "uuid": "u1",
         "generations": ["The answer is 12", "The answer is 1", ""],
@@ -109,7 +112,7 @@ def test_lists_of_generations_with_their_verdicts(tmp_path):
     assert report.rationales == {"r1": 2}
 
 
-def test_one_file_a_teacher_is_joined_and_what_does_not_join_is_listed(tmp_path):
+def test_one_file_a_teacher_is_joined_and_what_does_not_join_is_listed(tmp_path: Path) -> None:
     questions = write(
         tmp_path / "q.jsonl",
         [{"id": "a", "question": "A ?", "answer": "1"}, {"id": "b", "question": "B ?", "answer": "2"}],
@@ -124,7 +127,7 @@ def test_one_file_a_teacher_is_joined_and_what_does_not_join_is_listed(tmp_path)
     assert listed == [{"where": f"{ada}:2", "reason": f"not a question of {questions}"}]
 
 
-def test_doubles_are_counted_and_questions_without_an_answer_listed(tmp_path):
+def test_doubles_are_counted_and_questions_without_an_answer_listed(tmp_path: Path) -> None:
     file = write(tmp_path / "flat.jsonl", [*FLAT, FLAT[0], {**FLAT[0], "question": "New ?", "answer": ""}])
     report, found = imported(tmp_path, [Source(str(file))])
     assert report.doubled == 1 and len(found) == 2 and report.without_answer == [f"{file}:5"]
@@ -139,14 +142,16 @@ def test_doubles_are_counted_and_questions_without_an_answer_listed(tmp_path):
         ([{"id": "a", "question": "one", "rationales": []}, {"id": "a", "question": "two", "rationales": []}], {}, "own id"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_names_line_and_remedy(tmp_path, listed, settings, words):
+def test_what_cannot_be_read_names_line_and_remedy(
+    tmp_path: Path, listed: list[dict[str, Any]], settings: dict[str, Any], words: str
+) -> None:
     file = write(tmp_path / "flat.jsonl", listed)
     with pytest.raises(DataError, match=words) as error:
         imported(tmp_path, [Source(str(file))], **settings)
     assert str(file) in str(error.value)
 
 
-def test_broken_files_and_unknown_roles_are_refused(tmp_path):
+def test_broken_files_and_unknown_roles_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.jsonl").write_text('{"a": 1}\n{"a": \n', encoding="utf-8")
     with pytest.raises(DataError, match=r"broken\.jsonl:2"):
         list(rows(str(tmp_path / "broken.jsonl")))

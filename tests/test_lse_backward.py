@@ -1,38 +1,41 @@
 """The head's backward passes by Triton: blocks and chunks, what they hold in memory, fp16's range, and what they refuse."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 pytest.importorskip("triton")
 
 from against_float64 import BACKWARDS, DEVICE, agree, both, operands, poison_buffers
 from largest_storage import Largest
 
-from compact_ds.kernels import lse_backward, lse_triton, products
-from compact_ds.kernels.lse_gather import lse_gather
+from compact_ds.kernels import lse_backward, lse_forward, products
+from compact_ds.kernels.lse_gather import Backward, lse_gather
 from compact_ds.kernels.segment_scores import plan_scores, segment_scores
 from compact_ds.kernels.tiles import Tiles
 
 
 @pytest.fixture(autouse=True)
-def poisoned(monkeypatch):
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     poison_buffers(monkeypatch)
 
 
 @pytest.mark.parametrize("workspace_bytes", [1, 8_000, 60_000])
-def test_any_workspace_gives_the_same(workspace_bytes):
+def test_any_workspace_gives_the_same(workspace_bytes: int) -> None:
     agree(*both(*operands(129, 300, 48, bias=True), workspace_bytes=workspace_bytes))
 
 
-def test_two_runs_agree_bit_for_bit():
+def test_two_runs_agree_bit_for_bit() -> None:
     given = operands(70, 300, 48, dtype=torch.bfloat16)
     first, second = both(*given)[0], both(*given)[0]
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_blocks_and_chunks_keep_to_the_workspace():
+def test_blocks_and_chunks_keep_to_the_workspace() -> None:
     tiles = Tiles(128, 128, 64, 8, 3)
     for rows, vocabulary, workspace in itertools.product((1, 4800, 40_000), (37, 151_936), (1 << 20, 256 << 20)):
         block, chunk = lse_backward._block_and_chunk(rows, vocabulary, 2, workspace, tiles)
@@ -40,12 +43,12 @@ def test_blocks_and_chunks_keep_to_the_workspace():
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
-def test_more_row_tiles_than_share_a_panel(backward):
+def test_more_row_tiles_than_share_a_panel(backward: Backward) -> None:
     # Ten tiles of 32 rows, the last not full, in groups of eight.
     agree(*both(*operands(300, 70, 16), backward=backward))
 
 
-def test_a_running_sum_over_blocks_of_rows_is_not_rounded():
+def test_a_running_sum_over_blocks_of_rows_is_not_rounded() -> None:
     # Ten blocks: a sum that is kept in bf16 between them errs by 1.34 of what a single rounding does.
     ours, truth = both(*operands(300, 150, 48, dtype=torch.bfloat16), workspace_bytes=8000)
     whole = both(*operands(300, 150, 48, dtype=torch.bfloat16))[0]
@@ -53,7 +56,7 @@ def test_a_running_sum_over_blocks_of_rows_is_not_rounded():
     assert (ours[3].double() - truth[3]).norm() <= 1.1 * (whole[3].double() - truth[3]).norm()
 
 
-def test_autocast_changes_nothing():
+def test_autocast_changes_nothing() -> None:
     given = operands(40, 150, 48)
     plain = both(*given)[0]
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
@@ -63,12 +66,12 @@ def test_autocast_changes_nothing():
 
 @pytest.mark.parametrize("backward", BACKWARDS)
 @pytest.mark.parametrize("size", [2.0**-14, 2.0**13])
-def test_fp16_loses_no_gradient_of_a_logit(size, backward):
+def test_fp16_loses_no_gradient_of_a_logit(size: float, backward: Backward) -> None:
     # A word's probability is near 1e-3: times 2^-14 it is half of fp16's smallest number. Times 2^13, sums exceed its largest.
     given = operands(70, 1003, 16, dtype=torch.float16, bias=True)
     upstream = torch.full((70,), size).to(DEVICE), torch.full((70, 2), -size / 2).to(DEVICE)
     if size > 1:
-        given[0] /= 256
+        given[0].div_(256)
     ours, truth = both(*given, upstream=upstream, backward=backward)
     for mine, exact in zip(ours[2:], truth[2:], strict=True):
         # The result is rounded to fp16 in any case; gradients of logits with 11 bits add little to that.
@@ -77,7 +80,7 @@ def test_fp16_loses_no_gradient_of_a_logit(size, backward):
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
-def test_fp16_keeps_zeros_and_overflows(backward):
+def test_fp16_keeps_zeros_and_overflows(backward: Backward) -> None:
     hidden, weight, _, targets = operands(40, 70, 16, dtype=torch.float16)
     for value, expected in ((0.0, 0.0), (float("inf"), float("nan")), (float("nan"), float("nan"))):
         leaf = hidden.clone().requires_grad_()
@@ -87,7 +90,7 @@ def test_fp16_keeps_zeros_and_overflows(backward):
         assert not grad.any() if expected == 0.0 else not grad.isfinite().any()
 
 
-def test_a_second_derivative_is_refused():
+def test_a_second_derivative_is_refused() -> None:
     hidden, weight, _, targets = operands(37, 70, 16)
     leaf = hidden.requires_grad_()
     lse, z = lse_gather(leaf, weight, targets, kernels="triton")
@@ -103,7 +106,7 @@ def test_a_second_derivative_is_refused():
         grad.sum().backward()
 
 
-def test_nothing_of_the_size_of_the_logits_is_held():
+def test_nothing_of_the_size_of_the_logits_is_held() -> None:
     hidden, weight, _, targets = operands(128, 512, 16)
     leaf, parameter = hidden.requires_grad_(), weight.requires_grad_()
     operand_bytes = 4 * 512 * 16
@@ -116,7 +119,7 @@ def test_nothing_of_the_size_of_the_logits_is_held():
     assert largest.bytes <= operand_bytes
 
 
-def test_nothing_takes_a_gradient():
+def test_nothing_takes_a_gradient() -> None:
     hidden, weight, _, targets = operands(40, 70, 16)
     lse, z = lse_gather(hidden, weight, targets, kernels="triton")
     assert not lse.requires_grad and not z.requires_grad
@@ -125,28 +128,29 @@ def test_nothing_takes_a_gradient():
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
-def test_launches_go_to_the_device_of_the_operands(monkeypatch, backward):
-    entered, inside = [], []
+def test_launches_go_to_the_device_of_the_operands(monkeypatch: pytest.MonkeyPatch, backward: Backward) -> None:
+    entered: list[torch.device] = []
+    inside: list[list[torch.device]] = []
 
     class Entered:
-        def __init__(self, tensor):
+        def __init__(self, tensor: Tensor) -> None:
             self.device = tensor.device
 
-        def __enter__(self):
+        def __enter__(self) -> None:
             entered.append(self.device)
 
-        def __exit__(self, *_):
+        def __exit__(self, *_: object) -> None:
             entered.pop()
 
-    def watched(run):
-        def call(*args):
+    def watched(run: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
             inside.append(list(entered))
             return run(*args)
 
         return call
 
     monkeypatch.setattr(torch.cuda, "device_of", Entered)
-    monkeypatch.setattr(lse_triton.lse_forward, "forward", watched(lse_triton.lse_forward.forward))
+    monkeypatch.setattr(lse_forward, "forward", watched(lse_forward.forward))
     for name in ("workspace_backward", "atomic_backward"):
         monkeypatch.setattr(lse_backward, name, watched(getattr(lse_backward, name)))
     hidden, weight, _, targets = operands(40, 70, 16)
@@ -155,17 +159,17 @@ def test_launches_go_to_the_device_of_the_operands(monkeypatch, backward):
     assert inside == [[hidden.device], [hidden.device]]
 
 
-def test_the_first_way_of_summing_in_fp32_that_this_torch_has(monkeypatch):
-    def refuses(total, left, right):
+def test_the_first_way_of_summing_in_fp32_that_this_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(total: Tensor, left: Tensor, right: Tensor) -> None:
         raise RuntimeError("self and mat2 must have the same dtype")
 
-    def lacks(total, left, right):
+    def lacks(total: Tensor, left: Tensor, right: Tensor) -> None:
         raise TypeError("mm() got an unexpected keyword argument 'out_dtype'")
 
-    def adds(total, left, right):
+    def adds(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.addmm_(left.float(), right.float())
 
-    def adds_nothing(total, left, right):
+    def adds_nothing(total: Tensor, left: Tensor, right: Tensor) -> None:
         pass
 
     device = torch.device(DEVICE)
@@ -183,7 +187,7 @@ def test_the_first_way_of_summing_in_fp32_that_this_torch_has(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_every_way_of_summing_in_fp32_gives_the_same(dtype):
+def test_every_way_of_summing_in_fp32_gives_the_same(dtype: torch.dtype) -> None:
     left, right = torch.randn(32, 64).to(DEVICE, dtype), torch.randn(64, 16).to(DEVICE, dtype)
     start = torch.randn(32, 16).to(DEVICE)
     expected = start.double() + left.double() @ right.double()

@@ -121,10 +121,10 @@ def test_coverage_of_svamp() -> None:
         ("It is 1,200 of 3.", None),
     ],
 )
-def test_the_last_calculation_of_a_text_is_found(text, expected):
+def test_the_last_calculation_of_a_text_is_found(text: str, expected: tuple[str, float, float] | None) -> None:
     assert last_setup(text) == expected
 
 
-def test_every_calculation_that_gives_the_answer_is_right():
+def test_every_calculation_that_gives_the_answer_is_right() -> None:
     question = "Ann has 2 pens and 4 cups and 12 hats. How many pens and cups has she?"
     assert right_setups(question, "6") == {("+", 2.0, 4.0), ("/", 12.0, 2.0)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -48,7 +50,9 @@ def test_ranks_by_hand() -> None:
 
 
 @given(EXAMPLES, LAYOUT, st.integers(1, 4), st.randoms(use_true_random=False))
-def test_micro_batches_hold_every_piece_once_and_examples_whole(lengths, layout, rows, random) -> None:
+def test_micro_batches_hold_every_piece_once_and_examples_whole(
+    lengths: list[list[tuple[int, int]]], layout: Literal["tree", "rows"], rows: int, random: random.Random
+) -> None:
     pieces = pieces_of(lengths)
     examples = [e for e in range(len(pieces)) if random.random() < 0.8]
     random.shuffle(examples)
@@ -111,7 +115,7 @@ def test_even_rows_are_as_few_as_first_fit_takes(lengths: list[tuple[int, int]],
 
 
 @pytest.mark.parametrize("layout", ["tree", "rows"])
-def test_an_example_over_the_budget_is_alone(layout) -> None:
+def test_an_example_over_the_budget_is_alone(layout: Literal["tree", "rows"]) -> None:
     pieces = pieces_of([[(19, 0), (19, 0)], [(18, 0)], [(1, 0)]])
     batches = split_into_micro_batches(pieces, [0, 1, 2], layout, ROW_TOKENS, 1)
     assert batches[0].examples == [0]

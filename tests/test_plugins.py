@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ import torch
 
 from compact_ds.api import load_examples, save_examples
 from compact_ds.cli import main
-from compact_ds.compare import expand, split_solver
+from compact_ds.compare import Survey, expand, split_solver
 from compact_ds.compatibility.running import RunningScales
 from compact_ds.config import load
 from compact_ds.errors import ConfigError
@@ -30,28 +33,28 @@ TOKENS = [10.0, 30.0, 20.0, 20.0, 5.0]
 EXAMPLES = [0, 0, 1, 1, 1]
 
 
-def evidence():
+def evidence() -> Evidence:
     metrics_MR = torch.zeros(3, 5, dtype=torch.float64)
     places = (torch.tensor(EXAMPLES), torch.tensor([0, 1, 0, 1, 2]), 2)
     return Evidence(metrics_MR, torch.ones(5), torch.tensor(TOKENS), None, *places)
 
 
-def shares(values):
+def shares(values: Sequence[float]) -> list[float]:
     return [
         v / sum(w for w, f in zip(values, EXAMPLES, strict=True) if f == e)
         for v, e in zip(values, EXAMPLES, strict=True)
     ]
 
 
-def test_a_method_that_weighs_by_length():
+def test_a_method_that_weighs_by_length() -> None:
     config = load("arithmetic", [OURS, "method=by_length"])
     found = method(config.method)
     weight_R = found.weigh(evidence(), RunningScales(0.9), found.settings(config.compatibility), 0)
     assert weight_R.tolist() == pytest.approx([3 / 4, 1 / 4, 1 / 6, 1 / 6, 4 / 6])
-    assert expand(["by_length"], lambda: None) == ["by_length"]
+    assert expand(["by_length"], lambda: cast(Survey, None)) == ["by_length"]
 
 
-def test_a_length_penalty_joins_the_sum():
+def test_a_length_penalty_joins_the_sum() -> None:
     config = load("arithmetic", [OURS, "compatibility.added={length: -0.6}", "compatibility.tau=0.3"])
     own, seen = config.compatibility, with_added(evidence(), config.compatibility.added)
     assert seen.metrics_MR.tolist() == [[0.0] * 5] * 3 + [[1.0, 3.0, 2.0, 2.0, 0.5]]
@@ -69,7 +72,7 @@ def test_a_length_penalty_joins_the_sum():
         assert method(name).weigh(seen, scales, settings, late).tolist() == pytest.approx(shares([1.0] * 5))
 
 
-def test_a_solver_that_takes_the_mean():
+def test_a_solver_that_takes_the_mean() -> None:
     config = load("arithmetic", [OURS, "mixer.mode=gradient", "mixer.solver=plain_mean"])
     gram = np.array([[4.0, -1.0], [-1.0, 9.0]])
     found = coefficients(config.mixer.solver, gram, draw=np.random.default_rng(0), radius=0.4)
@@ -77,7 +80,7 @@ def test_a_solver_that_takes_the_mean():
     assert split_solver("compact+plain_mean") == ("compact", "plain_mean")
 
 
-def test_scores_see_an_added_metric(tmp_path):
+def test_scores_see_an_added_metric(tmp_path: Path) -> None:
     """The command imports the module; a ratio of weights changes by the penalty that the lengths give."""
     asked = load_examples("task:arithmetic", limit=4)
     # Two, one and three steps.
@@ -120,12 +123,12 @@ def test_scores_see_an_added_metric(tmp_path):
         ([OURS, "compatibility.added={lenght: 1}"], "compatibility.added: found lenght; .* did you mean 'length'"),
     ],
 )
-def test_unknown_names_are_refused(overrides, message):
+def test_unknown_names_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load("arithmetic", overrides)
 
 
-def test_names_that_are_taken_are_refused():
+def test_names_that_are_taken_are_refused() -> None:
     with pytest.raises(ConfigError, match="method: found uniform; expected a name"):
         add_method(Method("uniform"))
     with pytest.raises(ConfigError, match="solver: found nash; expected a name"):

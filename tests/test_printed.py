@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from compact_ds import cli, config
 from compact_ds.launcher.arguments import take_late_overrides
@@ -127,7 +128,7 @@ def test_the_extension_that_is_printed_is_the_one_that_is_tested() -> None:
     assert ast.dump(ast.parse(printed)) == ast.dump(tested)
 
 
-def _keys(section: type, path: str = "") -> set[str]:
+def _keys(section: type[BaseModel], path: str = "") -> set[str]:
     """Every key of the config by its dotted path, and every section's."""
     found = set()
     for name, field in section.model_fields.items():

@@ -68,9 +68,8 @@ class Opened:
 
     def seconds(self) -> float:
         """What the main thread has worked."""
-        return next(
-            m["value"] for m in self._tools.send("Performance.getMetrics")["metrics"] if m["name"] == "TaskDuration"
-        )
+        metrics = self._tools.send("Performance.getMetrics")["metrics"]
+        return float(next(m["value"] for m in metrics if m["name"] == "TaskDuration"))
 
 
 @pytest.mark.parametrize(("width", "scheme"), LOOKS)

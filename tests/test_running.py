@@ -120,6 +120,6 @@ def test_a_restored_state_goes_on_bit_for_bit() -> None:
     assert not torch.equal(state["sums"], one.sums)
 
 
-def test_sums_of_another_shape_are_refused():
+def test_sums_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="shape"):
         RunningScales(0.5).load_state_dict({"sums": torch.zeros(9)})

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import ROOT
@@ -15,30 +17,35 @@ from compact_ds import score
 from compact_ds.cli import main
 from compact_ds.errors import UserError
 from compact_ds.scoring.output import shown
+from compact_ds.student.measure import Measurement, measure
 
 OVERRIDES = ["student.tokenizer=task:arithmetic", "data.batch_size=8", "tree.row_tokens=200", "tree.rows=1"]
 OVERRIDES += ["student.scratch={hidden_size: 64, intermediate_size: 128}"]
 
+Rows = list[dict[str, Any]]
+Scored = tuple[dict[str, Any], Rows]
+
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("score")
     write(made / "questions.jsonl")
     return made
 
 
-def own(folder):
+def own(folder: Path) -> list[str]:
     return [*OVERRIDES, f"data.cache_dir={folder}"]
 
 
 @pytest.fixture(scope="module")
-def scored(folder):
+def scored(folder: Path) -> Scored:
     output = folder / "scores.jsonl"
     found = score.run(str(folder / "questions.jsonl"), "scratch", output, None, own(folder), num_shown=2)
+    assert found is not None
     return found, [json.loads(line) for line in output.read_text().splitlines()]
 
 
-def assert_same(rows, want, tolerance=1e-5):
+def assert_same(rows: Rows, want: Rows, tolerance: float = 1e-5) -> None:
     assert [(r["id"], r["teacher"], r["index"], r["epiphany_step"]) for r in rows] == [
         (r["id"], r["teacher"], r["index"], r["epiphany_step"]) for r in want
     ]
@@ -48,11 +55,11 @@ def assert_same(rows, want, tolerance=1e-5):
         assert row["pmi"] == pytest.approx(other["pmi"], abs=tolerance)
 
 
-def test_weights_are_softmaxes_of_standardised_metrics(scored):
+def test_weights_are_softmaxes_of_standardised_metrics(scored: Scored) -> None:
     """DESIGN section 3 written out in Python, from the metrics that the rows give."""
     found, rows = scored
     assert found["rationales"] == len(rows)
-    of = {}
+    of: dict[str, Rows] = {}
     for row in rows:
         of.setdefault(row["id"], []).append(row)
     spread = {}
@@ -80,7 +87,7 @@ def test_weights_are_softmaxes_of_standardised_metrics(scored):
                 assert row["weight"] == pytest.approx(math.exp(logit[row["teacher"]]) / total, abs=1e-5)
 
 
-def test_rows_give_the_scores_of_trees(folder, scored):
+def test_rows_give_the_scores_of_trees(folder: Path, scored: Scored) -> None:
     output = folder / "rows.jsonl"
     score.run(
         str(folder / "questions.jsonl"), "scratch", output, None, [*own(folder), "tree.layout=rows", "tree.rows=8"]
@@ -89,7 +96,7 @@ def test_rows_give_the_scores_of_trees(folder, scored):
     assert_same([json.loads(line) for line in output.read_text().splitlines()], scored[1], 1e-4)
 
 
-def test_two_ranks_and_parquet_give_the_same(folder, scored):
+def test_two_ranks_and_parquet_give_the_same(folder: Path, scored: Scored) -> None:
     import pyarrow.parquet as pq
 
     output = folder / "scores.parquet"
@@ -99,7 +106,7 @@ def test_two_ranks_and_parquet_give_the_same(folder, scored):
     assert not list(folder.glob("scores.parquet.measured-*"))
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(folder, scored):
+def test_a_killed_run_goes_on_and_ends_the_same(folder: Path, scored: Scored) -> None:
     output = folder / "killed.jsonl"
     command = [sys.executable, "-m", "compact_ds.cli", "score", str(folder / "questions.jsonl"), "--student", "scratch"]
     command += ["--output", str(output), *own(folder), "data.batch_size=1"]
@@ -116,25 +123,27 @@ def test_a_killed_run_goes_on_and_ends_the_same(folder, scored):
         kept = journal.read_bytes()
         journal.write_bytes(kept[: kept.rindex(b"\n", 0, len(kept) - 1) + 20])
     calls = []
-    before = score.measure
-    try:
-        score.measure = lambda *given: calls.append(1) or before(*given)
+
+    def counted(*given: Any) -> Measurement:
+        calls.append(1)
+        return measure(*given)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(score, "measure", counted)
         score.run(str(folder / "questions.jsonl"), "scratch", output, None, [*own(folder), "data.batch_size=1"])
-    finally:
-        score.measure = before
     assert 0 < len(calls) < 60
     # Batches of other sizes, fp32; a weight multiplies a difference by beta / (tau * spread).
     assert_same([json.loads(line) for line in output.read_text().splitlines()], scored[1], 1e-4)
 
 
-def test_a_journal_of_another_run_is_refused(folder):
+def test_a_journal_of_another_run_is_refused(folder: Path) -> None:
     output = folder / "other.jsonl"
     (folder / "other.jsonl.measured-0").write_text('{"data": "else"}\n', encoding="utf-8")
     with pytest.raises(UserError, match="measured-0"):
         score.run(str(folder / "questions.jsonl"), "scratch", output, None, own(folder))
 
 
-def test_the_ends_show_steps_with_the_epiphany_marked(scored):
+def test_the_ends_show_steps_with_the_epiphany_marked(scored: Scored) -> None:
     top = scored[0]["top"]
     assert len(top["most"]) == len(top["least"]) == 2
     assert top["most"][0]["weight"] > top["least"][0]["weight"]
@@ -144,6 +153,6 @@ def test_the_ends_show_steps_with_the_epiphany_marked(scored):
     assert len(marked) == sum(row["epiphany_step"] is not None for rows in top.values() for row in rows)
 
 
-def test_an_output_that_would_be_neither_is_refused(folder, capsys):
+def test_an_output_that_would_be_neither_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", str(folder / "questions.jsonl"), "--output", "scores.txt"]) == 2
     assert ".jsonl or .parquet" in capsys.readouterr().err

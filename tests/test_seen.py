@@ -7,7 +7,8 @@ from compact_ds.data.seen import Seen
 
 def test_it_answers_as_a_dictionary_does() -> None:
     rng = np.random.default_rng(0)
-    seen, expected = Seen(), {}
+    seen = Seen()
+    expected: dict[str, int] = {}
     for number, value in enumerate(rng.integers(0, 3000, 8000)):
         name = f"q{value}"
         assert seen.first(name, number) == expected.setdefault(name, number)

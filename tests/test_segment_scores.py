@@ -1,9 +1,14 @@
 """Scores of segments and chains: both paths against Python loops in float64, forward and backward."""
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import pytest
 import torch
 from against_float64 import poison_buffers
+from torch import Tensor
 
+from compact_ds.kernels.choice import Kernels
 from compact_ds.kernels.segment_scores import ScorePlan, plan_scores, segment_scores, segment_scores_reference
 
 PATHS = ["torch", "triton"]
@@ -12,17 +17,19 @@ INF, NAN = float("inf"), float("nan")
 
 
 @pytest.fixture(autouse=True)
-def poisoned(monkeypatch):
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     poison_buffers(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
-def needs_triton(request):
+def needs_triton(request: pytest.FixtureRequest) -> None:
     if "triton" in request.node.name:
         pytest.importorskip("triton")
 
 
-def plan_of(lengths, num_rows, num_slots, base=(), chain=(0,)):
+def plan_of(
+    lengths: Sequence[int], num_rows: int, num_slots: int, base: Sequence[int] = (), chain: Sequence[int] = (0,)
+) -> ScorePlan:
     """Segments of the given lengths over shuffled (row, slot) pairs: rows are not in segment order."""
     torch.manual_seed(3)
     members = torch.randperm(num_rows * num_slots)[: sum(lengths)]
@@ -31,16 +38,16 @@ def plan_of(lengths, num_rows, num_slots, base=(), chain=(0,)):
     return plan_scores(num_rows, num_slots, offsets, members // num_slots, members % num_slots, *chains)
 
 
-def agree(plan: ScorePlan, num_rows, num_slots, path, tolerance=2e-5):
+def agree(plan: ScorePlan, num_rows: int, num_slots: int, path: Kernels, tolerance: float = 2e-5) -> None:
     torch.manual_seed(5)
     lse, z = torch.randn(num_rows) + 9, torch.randn(num_rows, num_slots)
     up = torch.randn(2, len(plan.offsets_S1) - 1)
     found = []
-    for kind, call in ((torch.float32, segment_scores), (torch.float64, segment_scores_reference)):
-        place = DEVICE if kind == torch.float32 else "cpu"
-        leaves = [t.to(place, kind).requires_grad_() for t in (lse, z)]
-        settings = {"kernels": path} if call is segment_scores else {}
-        scores = call(*leaves, plan.to(torch.device(place)), **settings)
+    for kind, place in ((torch.float32, DEVICE), (torch.float64, "cpu")):
+        leaves = lse.to(place, kind).requires_grad_(), z.to(place, kind).requires_grad_()
+        there = plan.to(torch.device(place))
+        is_ours = kind == torch.float32
+        scores = segment_scores(*leaves, there, kernels=path) if is_ours else segment_scores_reference(*leaves, there)
         loss = (scores.nll_S * up[0].to(place)).sum() + (scores.mean_S * up[1].to(place)).sum()
         found.append((scores, torch.autograd.grad(loss, leaves)))
     (ours, gradients), (truth, exact) = found
@@ -56,30 +63,32 @@ def agree(plan: ScorePlan, num_rows, num_slots, path, tolerance=2e-5):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("num_slots", [1, 2, 4])
 @pytest.mark.parametrize("lengths", [[0, 5, 0, 1, 60, 0], [100], [1], [0], []])
-def test_segments_that_are_empty_single_or_own_everything(lengths, num_slots, path):
+def test_segments_that_are_empty_single_or_own_everything(
+    lengths: Sequence[int], num_slots: int, path: Kernels
+) -> None:
     agree(plan_of(lengths, 100, num_slots), 100, num_slots, path)
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_segments_longer_than_a_block(path):
+def test_segments_longer_than_a_block(path: Kernels) -> None:
     agree(plan_of([5000, 3, 1024, 1025], 4000, 2), 4000, 2, path)
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_chains(path):
+def test_chains(path: Kernels) -> None:
     # An empty chain in front, in the middle and at the end; a base that is empty; two chains with one base.
     plan = plan_of([3, 2, 4, 1, 2, 5, 0, 3], 40, 2, base=(0, 0, 6, 1, 0), chain=(2, 2, 5, 6, 6, 6))
     agree(plan, 40, 2, path)
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_no_rows_at_all(path):
+def test_no_rows_at_all(path: Kernels) -> None:
     plan = plan_scores(0, 1, torch.tensor([0, 0]), base_C=torch.tensor([0]), chain_C1=torch.tensor([1, 1]))
     agree(plan, 0, 1, path)
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_two_runs_agree_bit_for_bit(path):
+def test_two_runs_agree_bit_for_bit(path: Kernels) -> None:
     plan = plan_of([700, 3, 297], 1000, 1).to(torch.device(DEVICE))
     lse, z = torch.randn(1000, device=DEVICE), torch.randn(1000, 1, device=DEVICE)
     first, second = (segment_scores(lse, z, plan, kernels=path) for _ in range(2))
@@ -105,7 +114,7 @@ CHAINS = [
 
 
 @pytest.mark.parametrize("path", [*PATHS, "reference"])
-def test_chains_by_hand(path):
+def test_chains_by_hand(path: Literal["torch", "triton", "reference"]) -> None:
     gold = torch.tensor([base for (base, _), _ in CHAINS] + [level for (_, chain), _ in CHAINS for level in chain])
     lengths = torch.tensor([0, *(len(chain) for (_, chain), _ in CHAINS)])
     plan = plan_scores(
@@ -127,7 +136,7 @@ def test_chains_by_hand(path):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_plan_of_strided_and_narrow_indices(path):
+def test_a_plan_of_strided_and_narrow_indices(path: Kernels) -> None:
     plain = plan_of([3, 2, 4, 1], 40, 2, base=(0,), chain=(1, 4))
     strided = {
         name: torch.stack([getattr(plain, name).int(), torch.full_like(getattr(plain, name).int(), 7)], 1)[:, 0]
@@ -142,7 +151,7 @@ def test_a_plan_of_strided_and_narrow_indices(path):
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(("rows", "z_shape"), [(40, (40, 1)), (39, (39, 2)), (39, (40, 2)), (40, (39, 2))])
-def test_scores_of_other_rows_than_the_plan_s_are_refused(rows, z_shape, path):
+def test_scores_of_other_rows_than_the_plan_s_are_refused(rows: int, z_shape: tuple[int, int], path: Kernels) -> None:
     plan = plan_of([3, 2], 40, 2).to(torch.device(DEVICE))
     with pytest.raises(ValueError, match=r"plan is for z of \(40, 2\) and lse of \(40,\), got"):
         segment_scores(torch.zeros(rows, device=DEVICE), torch.zeros(z_shape, device=DEVICE), plan, kernels=path)
@@ -162,6 +171,7 @@ def test_scores_of_other_rows_than_the_plan_s_are_refused(rows, z_shape, path):
         ({"base_C": torch.tensor([0]), "chain_C1": torch.tensor([0, 1, 2])}, "one more bound"),
     ],
 )
-def test_a_plan_that_does_not_fit_is_refused(changed, words):
+def test_a_plan_that_does_not_fit_is_refused(changed: dict[str, Tensor], words: str) -> None:
+    given: dict[str, Any] = {"num_rows": 3, "num_slots": 1, "offsets_S1": torch.tensor([0, 1, 2])}
     with pytest.raises(ValueError, match=words):
-        plan_scores(**{"num_rows": 3, "num_slots": 1, "offsets_S1": torch.tensor([0, 1, 2])} | changed)
+        plan_scores(**given | changed)

@@ -1,22 +1,28 @@
 """Each solver on two ranks' shards against the same method on whole float64 gradients in one process, where teachers conflict."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import naive_surgery
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from processes import start
 from test_gradient_mode import common_overrides
-from transformers import AutoModelForCausalLM
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from uneven_questions import write
 
 from compact_ds.config import load
 from compact_ds.data.readers import read
+from compact_ds.data.records import Example
 from compact_ds.student.load import load_lm, load_tokenizer
 
 WORKER = Path(__file__).with_name("gradient_of_a_step.py")
+Taught = tuple[Path, Path, PreTrainedTokenizerBase, list[Example]]
 SOLVERS = ("pcgrad", "cagrad", "mgda", "nash")
 STAGES = {"pcgrad": 1, "cagrad": 2, "mgda": 3, "nash": 0}
 # Of the largest element: fp32 gradients, whose rounding CAGrad enlarges where the mean is small, and the general solvers
@@ -25,13 +31,16 @@ STAGES = {"pcgrad": 1, "cagrad": 2, "mgda": 3, "nash": 0}
 RELATIVE = 2e-5
 
 
-def rationale_loss(lm, tokenizer, question, text):
+def rationale_loss(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str, text: str) -> Tensor:
     prompt, answer = tokenizer(question + "\n")["input_ids"], [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
     labels = torch.tensor([[-100] * len(prompt) + answer])
-    return lm(input_ids=torch.tensor([prompt + answer]), labels=labels).loss
+    loss: Tensor = lm(input_ids=torch.tensor([prompt + answer]), labels=labels).loss
+    return loss
 
 
-def teacher_gradients(lm, tokenizer, examples):
+def teacher_gradients(
+    lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+) -> tuple[npt.NDArray[np.float64], list[str]]:
     """The whole gradient of every teacher's weighted loss under uniform weights, float64, in the order of the data."""
     names = list(dict.fromkeys(r.teacher for example in examples for r in example.rationales))
     found = []
@@ -49,7 +58,7 @@ def teacher_gradients(lm, tokenizer, examples):
 
 
 @pytest.fixture(scope="module")
-def student(tmp_path_factory):
+def student(tmp_path_factory: pytest.TempPathFactory) -> Taught:
     """A folder with a student that has learnt the mean of its teachers on a few questions, so that each now pulls its own way."""
     folder = tmp_path_factory.mktemp("solvers")
     questions = write(folder / "questions.jsonl", 6)
@@ -68,12 +77,12 @@ def student(tmp_path_factory):
     return folder, questions, tokenizer, examples
 
 
-def test_solvers_on_two_ranks_equal_the_papers_on_whole_gradients(student):
+def test_solvers_on_two_ranks_equal_the_papers_on_whole_gradients(student: Taught) -> None:
     folder, questions, tokenizer, examples = student
     common = [o for o in common_overrides(folder, questions) if "scratch." not in o]
     common += [f"student.model={folder / 'student'}", "student.scratch=null", "student.tokenizer=task:arithmetic"]
     common += ["method=uniform", "data.batch_size=6", "mixer.mode=gradient"]
-    listed = []
+    listed: list[dict[str, Any]] = []
     for solver in SOLVERS:
         overrides = [*common, f"mixer.solver={solver}", f"engine.zero_stage={STAGES[solver]}"]
         listed.append({"out": str(folder / f"{solver}.pt"), "mute": False, "overrides": overrides})

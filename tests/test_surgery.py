@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compact_ds.mixer.surgery import coefficients, least_norm_point, project_away
+from compact_ds.mixer.surgery import Floats, coefficients, least_norm_point, project_away
 
 NAMES = ("sum", "pcgrad", "cagrad", "mgda", "nash")
 
 
-def gradients(seed, num, size=30, opposed=0.0):
+def gradients(seed: int, num: int, size: int = 30, opposed: float = 0.0) -> Floats:
     """Vectors of very different lengths; `opposed` pulls each against the first."""
     draw = np.random.default_rng(seed)
     found = draw.normal(size=(num, size)) * draw.uniform(0.1, 10, size=(num, 1))
@@ -19,7 +19,7 @@ def gradients(seed, num, size=30, opposed=0.0):
     return 1e-4 * found
 
 
-def mix(name, vectors, radius=0.4):
+def mix(name: str, vectors: Floats, radius: float = 0.4) -> Floats:
     found = coefficients(name, vectors @ vectors.T, draw=np.random.default_rng(7), radius=radius)
     return found @ vectors
 
@@ -28,7 +28,7 @@ CASES = [(seed, num, opposed) for seed in range(6) for num in (2, 3, 5, 16) for 
 
 
 @pytest.mark.parametrize("name", ["pcgrad", "mgda", "cagrad", "nash"])
-def test_on_inner_products_equals_the_paper_on_vectors(name):
+def test_on_inner_products_equals_the_paper_on_vectors(name: str) -> None:
     for seed, num, opposed in CASES:
         vectors = gradients(seed, num, opposed=opposed)
         want = getattr(naive_surgery, name)(list(vectors), np.random.default_rng(7))
@@ -38,7 +38,7 @@ def test_on_inner_products_equals_the_paper_on_vectors(name):
         assert np.abs(mix(name, vectors) - want).max() < tolerance * scale, (seed, num, opposed)
 
 
-def test_nash_shares_utility_evenly():
+def test_nash_shares_utility_evenly() -> None:
     for seed, num, opposed in CASES:
         vectors = gradients(seed, num, opposed=opposed)
         found = coefficients("nash", vectors @ vectors.T, draw=np.random.default_rng(0), radius=0.4)
@@ -48,7 +48,7 @@ def test_nash_shares_utility_evenly():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_equal_gradients_give_their_sum_whatever_the_solver(name):
+def test_equal_gradients_give_their_sum_whatever_the_solver(name: str) -> None:
     vectors = np.tile(gradients(0, 1), (4, 1))
     extra = 1.4 if name == "cagrad" else 1.0
     # CAGrad goes `radius` beyond the mean, along it.
@@ -56,14 +56,14 @@ def test_equal_gradients_give_their_sum_whatever_the_solver(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_gradient_is_its_own_mix(name):
+def test_one_gradient_is_its_own_mix(name: str) -> None:
     vectors = gradients(3, 1)
     assert np.array_equal(mix(name, vectors), vectors[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
-def test_the_scale_of_the_gradients_changes_no_coefficient(name, scale):
+def test_the_scale_of_the_gradients_changes_no_coefficient(name: str, scale: float) -> None:
     vectors = gradients(1, 4, opposed=0.5)
     given_1, given_s = (
         coefficients(name, v @ v.T, draw=np.random.default_rng(7), radius=0.4) for v in (vectors, scale * vectors)
@@ -71,13 +71,13 @@ def test_the_scale_of_the_gradients_changes_no_coefficient(name, scale):
     assert np.allclose(given_1, given_s, rtol=1e-5)
 
 
-def test_pcgrad_of_two_opposes_neither():
+def test_pcgrad_of_two_opposes_neither() -> None:
     for seed in range(20):
         vectors = gradients(seed, 2, opposed=1.0)
         assert (vectors @ mix("pcgrad", vectors) >= -1e-12 * (vectors**2).sum(1)).all()
 
 
-def test_after_each_projection_pcgrad_opposes_that_teacher_no_more():
+def test_after_each_projection_pcgrad_opposes_that_teacher_no_more() -> None:
     for seed, num, opposed in CASES:
         vectors = gradients(seed, num, opposed=opposed)
         gram = vectors @ vectors.T
@@ -89,12 +89,12 @@ def test_after_each_projection_pcgrad_opposes_that_teacher_no_more():
                     assert own @ gram[j] >= -1e-9 * np.sqrt(gram[k, k] * gram[j, j])
 
 
-def test_pcgrad_leaves_gradients_without_conflict_alone():
+def test_pcgrad_leaves_gradients_without_conflict_alone() -> None:
     vectors = np.abs(gradients(2, 4))
     assert np.allclose(mix("pcgrad", vectors), vectors.sum(0), rtol=1e-12)
 
 
-def test_mgda_is_the_common_descent_direction_or_none():
+def test_mgda_is_the_common_descent_direction_or_none() -> None:
     for seed, num, opposed in CASES:
         vectors = gradients(seed, num, opposed=opposed)
         point = mix("mgda", vectors) / num
@@ -102,13 +102,13 @@ def test_mgda_is_the_common_descent_direction_or_none():
         assert (vectors @ point >= point @ point - 1e-9 * (vectors**2).sum(1).max()).all()
 
 
-def test_the_least_norm_point_of_opposite_gradients_is_zero():
+def test_the_least_norm_point_of_opposite_gradients_is_zero() -> None:
     vectors = np.array([[1.0, 0.0], [-3.0, 0.0]])
     weights = least_norm_point(vectors @ vectors.T)
     assert np.allclose(weights, [0.75, 0.25]) and np.allclose(weights @ vectors, 0, atol=1e-9)
 
 
-def test_cagrad_keeps_its_distance_from_the_mean():
+def test_cagrad_keeps_its_distance_from_the_mean() -> None:
     for seed, num, opposed in CASES:
         vectors = gradients(seed, num, opposed=opposed)
         mean = vectors.mean(0)
@@ -117,7 +117,7 @@ def test_cagrad_keeps_its_distance_from_the_mean():
 
 @settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 5))
-def test_projection_opposes_the_reference_no_more(seed, num):
+def test_projection_opposes_the_reference_no_more(seed: int, num: int) -> None:
     vectors = gradients(seed, num + 1)
     gram = vectors @ vectors.T
     start = np.append(np.random.default_rng(seed).normal(size=num), 0.0)
@@ -128,6 +128,6 @@ def test_projection_opposes_the_reference_no_more(seed, num):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_exactly_opposite_gradients_make_no_nan(name):
+def test_exactly_opposite_gradients_make_no_nan(name: str) -> None:
     vectors = np.array([[1.0, 2.0], [-1.0, -2.0]])
     assert np.isfinite(mix(name, vectors)).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from itertools import islice
 
 import pytest
@@ -55,7 +56,7 @@ def smollm2() -> Tokeniser:
     return Tokeniser(load_tokenizer(StudentConfig(model=f"package:{SMOLLM2}")), CUE)
 
 
-def words(tokeniser: Tokeniser, ids) -> str:
+def words(tokeniser: Tokeniser, ids: Iterable[int]) -> str:
     return " ".join(tokeniser.tokenizer.convert_ids_to_tokens([int(i) for i in ids]))
 
 

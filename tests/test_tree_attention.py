@@ -1,16 +1,20 @@
 """Tree attention by a dense mask against a loop over ancestors, the choice of an implementation, and what a model hands over."""
 
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from random_records import VOCABULARY
 from random_trees import forest, naive_attention, queries_keys_values
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from compact_ds.errors import ConfigError
 from compact_ds.kernels import tree_attention as subject
-from compact_ds.kernels.tree_attention import choose, tree_attention
+from compact_ds.kernels.choice import Kernels
+from compact_ds.kernels.tree_attention import Ancestry, Backend, choose, tree_attention
 from compact_ds.student import attention, measure, prefix
 
 # fp32 over at most 40 ancestors and 8 features; measured 5e-7 on values, 2e-6 on gradients of size 6.
@@ -22,14 +26,16 @@ TOLERANCE = 1e-5
 )
 @pytest.mark.parametrize(("heads", "groups"), [(2, 2), (6, 2)])
 @pytest.mark.parametrize("num_trunk", [25, 40])
-def test_values_and_gradients_equal_a_loop_over_ancestors(num_trunk, heads, groups, window, softcap, scale):
+def test_values_and_gradients_equal_a_loop_over_ancestors(
+    num_trunk: int, heads: int, groups: int, window: int | None, softcap: float | None, scale: float | None
+) -> None:
     torch.manual_seed(0)
     parents, tree = forest(1, 2, 40, num_trunk)
     inputs = [x.requires_grad_() for x in queries_keys_values(2, heads, groups, 40, 8)]
     doubles = [x.detach().double().requires_grad_() for x in inputs]
-    options = {"scale": scale, "window": window, "softcap": softcap}
-    got = tree_attention(*inputs, tree, "sdpa", **options)
-    want = naive_attention(*doubles, parents, num_trunk, **options)
+    options: dict[str, Any] = {"scale": scale, "window": window, "softcap": softcap}
+    got = tree_attention(inputs[0], inputs[1], inputs[2], tree, "sdpa", **options)
+    want = naive_attention(doubles[0], doubles[1], doubles[2], parents, num_trunk, **options)
     torch.testing.assert_close(got.double(), want, atol=TOLERANCE, rtol=0)
     upstream = torch.randn_like(got)
     gradients = torch.autograd.grad((got * upstream).sum(), inputs)
@@ -38,7 +44,7 @@ def test_values_and_gradients_equal_a_loop_over_ancestors(num_trunk, heads, grou
         assert not mine[:, :, num_trunk:].any()
 
 
-def test_a_dense_mask_is_made_once_for_each_window(monkeypatch):
+def test_a_dense_mask_is_made_once_for_each_window(monkeypatch: pytest.MonkeyPatch) -> None:
     _, tree = forest(2, 2, 30, 20)
     first = tree.dense(None), tree.dense(4)
     monkeypatch.setattr(subject, "ancestor_mask", None)
@@ -47,7 +53,7 @@ def test_a_dense_mask_is_made_once_for_each_window(monkeypatch):
 
 
 @pytest.fixture
-def log(caplog):
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     choose.cache_clear()
     caplog.set_level(logging.INFO, logger=subject.__name__)
     yield caplog
@@ -62,7 +68,9 @@ def log(caplog):
         ("auto", "cuda", 8, "sdpa"), ("auto", "cuda", 512, "sdpa"), ("auto", "cuda", 80, "flex"),
     ],
 )  # fmt: skip
-def test_the_choice_is_made_and_logged_once(log, kernels, device, head_size, expected):
+def test_the_choice_is_made_and_logged_once(
+    log: pytest.LogCaptureFixture, kernels: Kernels, device: str, head_size: int, expected: Backend
+) -> None:
     assert [choose(kernels, device, head_size) for _ in range(3)] == [expected] * 3
     (line,) = log.messages
     assert f"tree attention: {expected} (kernels={kernels}, {device})" in line
@@ -70,21 +78,21 @@ def test_the_choice_is_made_and_logged_once(log, kernels, device, head_size, exp
     assert ("head size" in line) == (head_size in (8, 512))
 
 
-def test_other_ranks_say_nothing(log, monkeypatch):
+def test_other_ranks_say_nothing(log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     choose("auto", "cpu", 64)
     assert not log.messages
 
 
-def test_flex_where_it_cannot_run_is_refused_on_a_gpu(log):
+def test_flex_where_it_cannot_run_is_refused_on_a_gpu(log: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ConfigError, match=r"kernels: found triton; .*head size.*set kernels=auto"):
         choose("triton", "cuda", 8)
 
 
-def test_a_model_hands_over_rows_heads_tokens_features(monkeypatch):
-    shapes = []
+def test_a_model_hands_over_rows_heads_tokens_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[Any, ...]] = []
 
-    def spy(query, key, value, tree, backend, **options):
+    def spy(query: Tensor, key: Tensor, value: Tensor, tree: Ancestry, backend: Backend, **options: Any) -> Tensor:
         shapes.append((*(tuple(x.shape) for x in (query, key, value)), backend, options))
         return tree_attention(query, key, value, tree, backend, **options)
 
@@ -105,7 +113,7 @@ def test_a_model_hands_over_rows_heads_tokens_features(monkeypatch):
     assert tree_pass.kernels == "triton" and tree_pass.attention_calls == 2
 
 
-def test_the_student_passes_its_setting_on():
+def test_the_student_passes_its_setting_on() -> None:
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         "llama", vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2

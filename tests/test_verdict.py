@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,10 @@ SECOND = replace(FIRST, rank=1, host="n2", machine="m2", pid=22)
 
 def _place(folder: Path) -> faults.Place:
     return faults.Place(0, "n1", folder)
+
+
+def _looks(beats: list[Beat], lost: list[Beat]) -> Callable[[], tuple[list[Beat], list[Beat]]]:
+    return lambda: (beats, lost)
 
 
 def test_beats_are_read_as_written_and_of_one_meeting(tmp_path: Path) -> None:
@@ -57,7 +63,7 @@ def test_a_broken_connection_is_told_by_what_the_others_left(tmp_path: Path, mon
         ([SECOND], [SECOND], "rank 1 on n2 (process 22, last heard of at step 7, step) gone"),
         ([SECOND], [], "a broken connection between ranks"),
     ):
-        named = faults.named(error, _place(tmp_path), 20, lambda given=(beats, lost): given)
+        named = faults.named(error, _place(tmp_path), 20, _looks(beats, lost))
         assert isinstance(named, FaultError) and named.exit_code == 3
         assert words in str(named)
     late = [FIRST, replace(SECOND, collectives=3)]
@@ -75,8 +81,8 @@ def test_who_waited_for_the_timeout_looks_no_longer_than_a_silent_rank_needs_to_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, timeout: int, looked: float
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(faults.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(faults.time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
     assert faults.named(RuntimeError(text), _place(tmp_path), timeout, lambda: ([], [])) is not None
     assert looked <= clock[0] <= looked + 1
 

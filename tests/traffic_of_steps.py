@@ -7,15 +7,18 @@ Run with RANK and its companions set: `python traffic_of_steps.py OUT DEEPSPEED_
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from compact_ds.config import load
-from compact_ds.engine.ranks import ranks
+from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.engine.start import Engine
 from compact_ds.optimizer_step.step import Step
 from compact_ds.optimizer_step.training_set import TrainingSet
+from compact_ds.sections import Config
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student
 from compact_ds.tree.tokenise import Tokeniser
@@ -26,15 +29,16 @@ STEPS = 3
 class Plain(nn.Module):
     """Fine-tuning as transformers computes it."""
 
-    def __init__(self, lm):
+    def __init__(self, lm: PreTrainedModel) -> None:
         super().__init__()
         self.lm = lm
 
-    def forward(self, ids):
-        return self.lm(input_ids=ids, labels=ids).loss
+    def forward(self, ids: Tensor) -> Tensor:
+        loss: Tensor = self.lm(input_ids=ids, labels=ids).loss
+        return loss
 
 
-def plain_steps(config, group, vocabulary):
+def plain_steps(config: Config, group: Ranks, vocabulary: int) -> dict[str, Any]:
     engine = Engine(Plain(load_lm(config, vocabulary)), config, group)
     for _ in range(STEPS):
         engine.traffic.begin_step()
@@ -44,7 +48,7 @@ def plain_steps(config, group, vocabulary):
     return engine.traffic.summary(engine.parameter_bytes)
 
 
-def logged(world_size):
+def logged(world_size: int) -> dict[str, float]:
     """DeepSpeed's log as bytes a step of the whole tensors: it takes an all-gather's input, one rank's shard."""
     from deepspeed.comm.comm import comms_logger
 
@@ -55,7 +59,7 @@ def logged(world_size):
     return found
 
 
-def main(out, deepspeed_json, overrides):
+def main(out: str, deepspeed_json: str, overrides: list[str]) -> None:
     from deepspeed.comm.comm import comms_logger
 
     config = load("arithmetic", [f"engine.deepspeed={deepspeed_json}", *overrides])
