@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say: three folders lie beside `compact_ds/` and install inside it."""
 
-from setuptools import find_packages, setup
+from setuptools import find_packages, setup  # type: ignore[import-untyped]
 
 # None of them has an __init__.py: an importable top-level `kernels` would hide Hugging Face's package of that name.
 # The links compact_ds/<folder> -> ../<folder> give a checkout the shape that is installed; `find_packages` does not

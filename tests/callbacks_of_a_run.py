@@ -7,7 +7,9 @@ import json
 import runpy
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import compact_ds
 
@@ -17,24 +19,24 @@ QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.py"
 class Noting(compact_ds.Callback):
     """One line in `NAME.jsonl` of the working folder for every call."""
 
-    def __init__(self, name="named"):
+    def __init__(self, name: str = "named") -> None:
         self.file = Path(f"{name}.jsonl")
 
-    def note(self, hook, told):
+    def note(self, hook: str, told: object) -> None:
         with self.file.open("a") as stream:
             stream.write(json.dumps([hook, told]) + "\n")
 
-    def on_step(self, row):
+    def on_step(self, row: Mapping[str, Any]) -> None:
         self.note("step", dict(row))
 
-    def on_evaluation(self, row):
+    def on_evaluation(self, row: Mapping[str, Any]) -> None:
         self.note("evaluation", dict(row))
 
-    def on_checkpoint(self, folder):
+    def on_checkpoint(self, folder: Path) -> None:
         assert list(folder.glob("*optim_states.pt"))
         self.note("checkpoint", str(folder))
 
-    def on_end(self, summary):
+    def on_end(self, summary: Mapping[str, Any]) -> None:
         self.note("end", dict(summary))
 
 

@@ -8,13 +8,17 @@ second of two ranks would hold, whatever the number of ranks is.
 import json
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from compact_ds.config import load
 from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.engine.shards import full_state
 from compact_ds.engine.start import Engine
+from compact_ds.methods.evidence import Evidence
+from compact_ds.methods.method import Method
 from compact_ds.optimizer_step.reference_sets import reference_sets
 from compact_ds.optimizer_step.step import Step
 from compact_ds.optimizer_step.training_set import TrainingSet
@@ -28,22 +32,22 @@ LR = 1e-2
 class Muted:
     """A method whose weights are zero for chosen questions."""
 
-    def __init__(self, method, data, group):
+    def __init__(self, method: Method, data: TrainingSet, group: Ranks) -> None:
         self._method = method
         second = data.step(0, Ranks(1, 2, group.device))
         self._ids = {record.id for batch in second.records for record in batch}
         self._batches = iter(data.step(0, group).records)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._method, name)
 
-    def weigh(self, evidence, *rest):
+    def weigh(self, evidence: Evidence, *rest: Any) -> Tensor:
         weight_R = self._method.weigh(evidence, *rest)
         counts_X = torch.tensor([record.id not in self._ids for record in next(self._batches)])
         return weight_R * counts_X[evidence.example_R]
 
 
-def run(case: dict, group: Ranks) -> None:
+def run(case: dict[str, Any], group: Ranks) -> None:
     from deepspeed.utils import safe_get_full_grad
 
     config = load("arithmetic", case["overrides"])
@@ -56,7 +60,7 @@ def run(case: dict, group: Ranks) -> None:
     # Scales as a running job has them, so that weights are far from uniform.
     step.scales.sums = torch.tensor([0.5, 0.02, 0.001, 24, 24, 24, 300, 100], dtype=torch.float64)
     if case["mute"]:
-        data.method = Muted(data.method, data, group)
+        data.method = cast(Method, Muted(data.method, data, group))
     gradients, update = {}, engine.step
 
     def keep(lr: float) -> float:
@@ -64,7 +68,7 @@ def run(case: dict, group: Ranks) -> None:
         gradients.update({n: safe_get_full_grad(p).float().clone() for n, p in trained})
         return update(lr)
 
-    engine.step = keep
+    engine.step = keep  # type: ignore[method-assign]
     result = step.run(0, LR, asked_to_stop=False)
     metrics = result.metrics
     own = data.step(0, group)

@@ -9,6 +9,7 @@ import copy
 import json
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch
 from compact_ds.engine import manifest
 from compact_ds.engine.manifest import FileFacts, Manifest
 from compact_ds.sections import Config
+
+Change = Callable[[dict[str, Any]], object]
 
 BROKEN_YAML = [
     "run_dir: [x", "a: b: c", "\t- x", "run_dir: 'x", "- a\n- b", "just words", "{", "? :", "!!python/object:os.system x",
@@ -66,26 +69,27 @@ def wrong_settings() -> list[tuple[str, list[str]]]:
 def wrong_lines() -> Iterator[tuple[str, bytes]]:
     """(what is wrong, content of a JSONL file that has it in its second line, or as a whole)."""
     fine = json.dumps(LINE)
+    values: list[Any] = [None, 5, "", "  ", [], {"a": 1}, True, "\ud800"]
     for name in ("id", "question", "answer"):
-        yield f"no {name}", _file(fine, _changed(lambda row, n=name: row.pop(n)))
-        for value in (None, 5, "", "  ", [], {"a": 1}, True, "\ud800"):
-            yield f"{name} is {value!r}", _file(fine, _changed(lambda row, n=name, v=value: row.update({n: v})))
+        yield f"no {name}", _file(fine, _changed(_without(name)))
+        for value in values:
+            yield f"{name} is {value!r}", _file(fine, _changed(_with(name, value)))
     for value in (5, "text", {"a": 1}, True, [5], ["text"], [None], [[]]):
-        yield f"rationales is {value!r}", _file(fine, _changed(lambda row, v=value: row.update(rationales=v)))
+        yield f"rationales is {value!r}", _file(fine, _changed(_with("rationales", value)))
     for name in ("teacher", "text"):
-        yield f"a rationale without {name}", _file(fine, _changed(lambda row, n=name: row["rationales"][0].pop(n)))
+        yield f"a rationale without {name}", _file(fine, _changed(_of_rationale(_without(name))))
         for value in (None, 5, "", "\n", [], {}, False, "\udfff"):
             yield (
                 f"{name} is {value!r}",
-                _file(fine, _changed(lambda row, n=name, v=value: row["rationales"][0].update({n: v}))),
+                _file(fine, _changed(_of_rationale(_with(name, value)))),
             )
     for value in ("yes", 1, [], {}):
         yield (
             f"is_correct is {value!r}",
-            _file(fine, _changed(lambda row, v=value: row["rationales"][0].update(is_correct=v))),
+            _file(fine, _changed(_of_rationale(_with("is_correct", value)))),
         )
     for value in ("a", 5, [5], [["a"]], ["not in the text"]):
-        yield f"steps is {value!r}", _file(fine, _changed(lambda row, v=value: row["rationales"][0].update(steps=v)))
+        yield f"steps is {value!r}", _file(fine, _changed(_of_rationale(_with("steps", value))))
     yield "an id twice", _file(fine, fine)
     second = json.dumps(LINE | {"id": "q2"})
     for place in (1, len(second) // 3, len(second) // 2, len(second) - 2):
@@ -99,23 +103,23 @@ def wrong_lines() -> Iterator[tuple[str, bytes]]:
     yield "no rationale at all", _file(json.dumps({k: LINE[k] for k in ("id", "question", "answer")}))
 
 
-def wrong_checkpoints(folder: Path, draw: random.Random, flips: int) -> Iterator[tuple[str, Callable[[Path], None]]]:
+def wrong_checkpoints(folder: Path, draw: random.Random, flips: int) -> Iterator[tuple[str, Callable[[Path], object]]]:
     """(what is wrong, what to do to a copy of the whole checkpoint `folder`)."""
     files = sorted(path.name for path in folder.iterdir())
     for name in files:
         size = (folder / name).stat().st_size
         for _ in range(flips):
             place, bit = draw.randrange(size), 1 << draw.randrange(8)
-            yield f"{name}: a bit of byte {place} flipped", lambda path, n=name, p=place, b=bit: _flip(path / n, p, b)
+            yield f"{name}: a bit of byte {place} flipped", partial(_flip, name=name, place=place, bit=bit)
         for cut in (0, 1, draw.randrange(size), size - 1):
-            yield f"{name}: cut to {cut} bytes", lambda path, n=name, c=cut: _cut(path / n, c)
-        yield f"{name}: missing", lambda path, n=name: (path / n).unlink()
-        yield f"{name}: longer", lambda path, n=name: (path / n).write_bytes((path / n).read_bytes() + b"x")
-        yield f"{name}: a folder", lambda path, n=name: _folder(path / n)
+            yield f"{name}: cut to {cut} bytes", partial(_cut, name=name, size=cut)
+        yield f"{name}: missing", partial(_remove, name=name)
+        yield f"{name}: longer", partial(_lengthen, name=name)
+        yield f"{name}: a folder", partial(_folder, name=name)
     yield "a file more", lambda path: (path / "more.pt").write_bytes(b"")
     for what, change in _other_states():
         for name in (name for name in files if name.endswith(what[0])):
-            yield f"{name}: {what[1]}, manifest to match", lambda path, n=name, c=change: _signed(path, n, c)
+            yield f"{name}: {what[1]}, manifest to match", partial(_signed, name=name, change=change)
     for key, value in (
         ("step", -1),
         ("step", "six"),
@@ -124,7 +128,7 @@ def wrong_checkpoints(folder: Path, draw: random.Random, flips: int) -> Iterator
         ("frozen", 5),
         ("step", 10**9),
     ):
-        yield f"manifest: {key}={value!r}, signed", lambda path, k=key, v=value: _about(path, k, v)
+        yield f"manifest: {key}={value!r}, signed", partial(_about, key=key, value=value)
 
 
 def _other_states() -> list[tuple[tuple[str, str], Callable[[Any], Any]]]:
@@ -182,7 +186,19 @@ def _wrong(leaf: dict[str, Any]) -> list[str]:
     return values
 
 
-def _changed(change: Callable[[dict[str, Any]], object]) -> str:
+def _without(name: str) -> Change:
+    return lambda row: row.pop(name)
+
+
+def _with(name: str, value: object) -> Change:
+    return lambda row: row.update({name: value})
+
+
+def _of_rationale(change: Change) -> Change:
+    return lambda row: change(row["rationales"][0])
+
+
+def _changed(change: Change) -> str:
     row = copy.deepcopy(LINE | {"id": "q2"})
     change(row)
     return json.dumps(row)
@@ -192,19 +208,27 @@ def _file(*lines: str) -> bytes:
     return "\n".join(lines).encode("utf-8", "surrogatepass") + b"\n"
 
 
-def _flip(file: Path, place: int, bit: int) -> None:
-    data = bytearray(file.read_bytes())
+def _flip(path: Path, name: str, place: int, bit: int) -> None:
+    data = bytearray((path / name).read_bytes())
     data[place] ^= bit
-    file.write_bytes(data)
+    (path / name).write_bytes(data)
 
 
-def _cut(file: Path, size: int) -> None:
-    file.write_bytes(file.read_bytes()[:size])
+def _cut(path: Path, name: str, size: int) -> None:
+    (path / name).write_bytes((path / name).read_bytes()[:size])
 
 
-def _folder(file: Path) -> None:
-    file.unlink()
-    file.mkdir()
+def _lengthen(path: Path, name: str) -> None:
+    (path / name).write_bytes((path / name).read_bytes() + b"x")
+
+
+def _remove(path: Path, name: str) -> None:
+    (path / name).unlink()
+
+
+def _folder(path: Path, name: str) -> None:
+    (path / name).unlink()
+    (path / name).mkdir()
 
 
 def _signed(path: Path, name: str, change: Callable[[Any], Any]) -> None:

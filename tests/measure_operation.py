@@ -44,7 +44,9 @@ def last_setup(text: str) -> Setup | None:
 
 
 def _setup(sign: str, left: float, right: float) -> Setup:
-    return (sign, *sorted((left, right))) if sign in "+*" else (sign, left, right)
+    if sign in "+*":
+        left, right = sorted((left, right))
+    return sign, left, right
 
 
 def shares(questions: Path, rows: Path) -> dict[str, float]:
@@ -72,4 +74,5 @@ if __name__ == "__main__":
         )
     if len(by_question) > 1:
         pairs = [(value, by_question[1][id]) for id, value in by_question[0].items()]
-        print("difference:", paired_difference(*zip(*pairs, strict=True)))
+        values, others = zip(*pairs, strict=True)
+        print("difference:", paired_difference(values, others))

@@ -6,11 +6,16 @@ in the graph. `cached`: a forward of the trunk that keeps keys and values, then 
 Steps of the three alternate, so that a busy machine is unfair to none.
 """
 
+from __future__ import annotations
+
 import statistics
 import time
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from deepspeed.runtime.zero import partition_parameters
+from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface
 
@@ -22,9 +27,11 @@ from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.student import attention
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student
+from compact_ds.tree.batch import Batch
 from compact_ds.tree.tokenise import Tokeniser
 
 STEPS, WARMUP = 12, 4
+Variant = Literal["beside", "inside", "cached"]
 SETTINGS = ["student.scratch.hidden_size=256", "student.scratch.intermediate_size=768"]
 SETTINGS += ["student.scratch.num_hidden_layers=6", "run_dir=unused"]
 
@@ -32,12 +39,23 @@ SETTINGS += ["student.scratch.num_hidden_layers=6", "run_dir=unused"]
 class CachedProbes(torch.nn.Module):
     """The student with the trunk and the probes as two forward passes."""
 
-    def __init__(self, lm):
+    def __init__(self, lm: Any) -> None:
         super().__init__()
         self.student = Student(lm, "tree", "inside")
-        self.kept, self.probing, self.mask = {}, False, None
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self.probing = False
+        self.mask: Tensor | None = None
 
-    def attend(self, module, query, key, value, attention_mask, scaling=None, **_):
+    def attend(
+        self,
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
         mask = self.mask
         if self.probing:
             before = self.kept[module.layer_idx]
@@ -47,7 +65,7 @@ class CachedProbes(torch.nn.Module):
         out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
         return out.transpose(1, 2).contiguous(), None
 
-    def forward(self, batch, probing):
+    def forward(self, batch: Batch, probing: bool) -> Any:
         self.probing = probing
         AttentionInterface.register(attention.NAME, self.attend)
         tokens = slice(batch.num_trunk, None) if probing else slice(None, batch.num_trunk)
@@ -67,18 +85,18 @@ class CachedProbes(torch.nn.Module):
 class Traffic:
     """Bytes of gathered parameters, counted at DeepSpeed's call."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.bytes = 0
         gather = partition_parameters._dist_allgather_fn
 
-        def counted(input_tensor, output_tensor, group=None):
+        def counted(input_tensor: Tensor, output_tensor: Tensor, group: Any = None) -> Any:
             self.bytes += output_tensor.numel() * output_tensor.element_size()
             return gather(input_tensor, output_tensor, group)
 
         partition_parameters._dist_allgather_fn = counted
 
 
-def one_step(variant, engine, batches):
+def one_step(variant: Variant, engine: Engine, batches: Sequence[Batch]) -> None:
     for batch in batches:
         if variant == "cached":
             lse, z = engine.deepspeed(batch, False)
@@ -91,18 +109,20 @@ def one_step(variant, engine, batches):
     engine.step(1e-4)
 
 
-def main():
+def main() -> None:
     config = load("arithmetic", SETTINGS)
     tokeniser = Tokeniser(load_tokenizer(config.student), config.data.cue)
     data = TrainingSet(config, tokeniser)
     traffic = Traffic()
     with ranks(300) as group:
         engines = {}
-        for variant in ("beside", "inside", "cached"):
+        variants: tuple[Variant, ...] = ("beside", "inside", "cached")
+        for variant in variants:
             lm = load_lm(config, len(tokeniser.tokenizer))
             student = CachedProbes(lm) if variant == "cached" else Student(lm, "tree", variant)
             engines[variant] = Engine(student, config, group)
-        seconds, gathered = {v: [] for v in engines}, {v: [] for v in engines}
+        seconds: dict[Variant, list[float]] = {v: [] for v in engines}
+        gathered: dict[Variant, list[int]] = {v: [] for v in engines}
         for step in range(STEPS):
             batches = data.step(step, group).batches
             for variant, engine in engines.items():

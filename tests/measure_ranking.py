@@ -10,12 +10,17 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from compact_ds.data.readers import read
 from compact_ds.sections import DataConfig
+
+Score = Callable[[list[dict[str, Any]]], list[float]]
+"""From the rows of a question to a score of each."""
 
 SUMS = {
     "A + 0.3 C": (0.3, 1.0, 0.0),
@@ -44,15 +49,20 @@ def auc(questions: list[tuple[float, int]]) -> tuple[float, float]:
     return float(np.divide(*table.sum(0))), float(np.std(means))
 
 
+def standardised(signed: tuple[float, ...], spread: dict[str, float]) -> Score:
+    """The sum of the metrics of `spread`, each over its spread there, by their signed coefficients."""
+    return lambda own: [sum(x * r[n] / spread[n] for x, n in zip(signed, spread, strict=True)) for r in own]
+
+
 def main(data: str, scores: Path) -> None:
     """Print the table."""
-    rows: dict[str, list[dict]] = defaultdict(list)
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in scores.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         rows[row["id"]].append(row)
     examples = [e for e in read(data, DataConfig(train=data), 0) if e.id in rows]
     right = {e.id: [bool(e.rationales[r["index"]].is_correct) for r in rows[e.id]] for e in examples}
-    columns = {
+    columns: dict[str, Score] = {
         "consensus": lambda own: [r["consensus"] for r in own],
         "adaptability, total": lambda own: [r["pmi"][-1] if r["pmi"] else 0.0 for r in own],
         "adaptability, jump": lambda own: [max(np.diff([0.0, *r["pmi"]]), default=0.0) for r in own],
@@ -64,9 +74,7 @@ def main(data: str, scores: Path) -> None:
     centred = {n: [r[n] - np.mean([x[n] for x in own]) for own in rows.values() for r in own] for n in names}
     spread = {n: float(np.std(values)) for n, values in centred.items()}
     for name, (c, a, d) in SUMS.items():
-        columns[name] = lambda own, k=(c, a, -d): [
-            sum(x * r[n] / spread[n] for x, n in zip(k, names, strict=True)) for r in own
-        ]
+        columns[name] = standardised((c, a, -d), spread)
     half = len(examples) // 2
     print(f"{len(examples)} questions\n| score | first half | second half |\n|---|---|---|")
     for name, score in columns.items():

@@ -1,10 +1,16 @@
 """Gradient surgery as its papers write it, on whole float64 vectors, without a Gram matrix: the truth for the tests."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.optimize import minimize, root
 
+from compact_ds.mixer.surgery import Floats
 
-def pcgrad(gradients, draw):
+
+def pcgrad(gradients: Sequence[Floats], draw: np.random.Generator) -> Floats:
     """Algorithm 1 of arXiv 2001.06782."""
     total = np.zeros_like(gradients[0])
     for k, gradient in enumerate(gradients):
@@ -16,13 +22,13 @@ def pcgrad(gradients, draw):
     return total
 
 
-def mgda(gradients, draw):
+def mgda(gradients: Sequence[Floats], draw: np.random.Generator) -> Floats:
     """K times the hull's point of least norm, by a general solver on the simplex."""
     matrix = np.stack(gradients)
     scale = np.mean(np.sum(matrix**2, axis=1))
     simplex = {"type": "eq", "fun": lambda w: w.sum() - 1}
 
-    def objective(w):
+    def objective(w: Floats) -> tuple[float, Floats]:
         point = w @ matrix
         return point @ point / scale, 2 * matrix @ point / scale
 
@@ -32,10 +38,11 @@ def mgda(gradients, draw):
                  options={"ftol": 1e-16, "maxiter": 1000}).x
         for start in starts
     ]  # fmt: skip
-    return len(matrix) * min(found, key=lambda w: objective(w)[0]) @ matrix
+    mix: Floats = len(matrix) * min(found, key=lambda w: objective(w)[0]) @ matrix
+    return mix
 
 
-def cagrad(gradients, draw, radius=0.4):
+def cagrad(gradients: Sequence[Floats], draw: np.random.Generator, radius: float = 0.4) -> Floats:
     """K times the d of arXiv 2110.14048, equation 3, solved as it stands: t <= g_k.d, |d - g0| <= radius |g0|, in the span."""
     matrix = np.stack(gradients)
     scale = np.sqrt(np.mean(np.sum(matrix**2, axis=1)))
@@ -51,15 +58,16 @@ def cagrad(gradients, draw, radius=0.4):
     found = minimize(
         lambda x: -x[-1], start, constraints=constraints, method="SLSQP", options={"ftol": 1e-15, "maxiter": 2000}
     )
-    return len(matrix) * basis @ found.x[:-1] * scale
+    mix: Floats = len(matrix) * basis @ found.x[:-1] * scale
+    return mix
 
 
-def nash(gradients, draw):
+def nash(gradients: Sequence[Floats], draw: np.random.Generator) -> Floats:
     """K a.g / sum a, with `G a = 1 / a` of arXiv 2202.01017 found by general solvers."""
     matrix = np.stack(gradients)
     unit = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
 
-    def potential(a):
+    def potential(a: Floats) -> tuple[float, Floats]:
         # Its gradient is G a - 1 / a, on vectors.
         point = a @ unit
         return point @ point / 2 - np.log(a).sum(), unit @ point - 1 / a
@@ -68,4 +76,5 @@ def nash(gradients, draw):
     rough = minimize(potential, start, jac=True, bounds=[(1e-9, None)] * len(matrix), method="L-BFGS-B")
     found = root(lambda a: potential(a)[1], rough.x, method="hybr", tol=1e-14)
     a = found.x / np.linalg.norm(matrix, axis=1)
-    return len(matrix) * (a @ matrix) / a.sum()
+    mix: Floats = len(matrix) * (a @ matrix) / a.sum()
+    return mix

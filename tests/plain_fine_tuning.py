@@ -6,12 +6,16 @@ difference of gradients over all steps, of losses, and of parameters at the end.
 
 import copy
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from compact_ds.config import load
 from compact_ds.data.readers import read
+from compact_ds.data.records import Example
 from compact_ds.engine.ranks import ranks
 from compact_ds.engine.shards import full_state
 from compact_ds.engine.start import Engine, learning_rate
@@ -24,7 +28,9 @@ from compact_ds.tree.tokenise import Tokeniser
 STEPS = 20
 
 
-def plain_step(lm, optimizer, tokenizer, examples, clip):
+def plain_step(
+    lm: Any, optimizer: torch.optim.Optimizer, tokenizer: Any, examples: Sequence[Example], clip: float
+) -> tuple[float, dict[str, Tensor]]:
     """One step as anyone would write it: each example's own loss by transformers, their mean, clipping, AdamW."""
     losses = []
     for example in examples:
@@ -43,7 +49,7 @@ def plain_step(lm, optimizer, tokenizer, examples, clip):
     return sum(losses) / len(losses), gradients
 
 
-def main(out, overrides):
+def main(out: str, overrides: list[str]) -> None:
     from deepspeed.utils import safe_get_full_grad
 
     config = load("arithmetic", overrides)
@@ -62,12 +68,12 @@ def main(out, overrides):
         step = Step(config, data, engine, group)
         gradients, update = {}, engine.step
 
-        def keep(lr):
+        def keep(lr: float) -> float:
             named = engine.student.named_parameters()
             gradients.update({n.removeprefix("lm."): safe_get_full_grad(p).clone() for n, p in named})
             return update(lr)
 
-        engine.step = keep
+        engine.step = keep  # type: ignore[method-assign]
         found = {"gradient_max": 0.0, "gradient_mean": 0.0, "loss": 0.0}
         for number in range(STEPS):
             drawn = [examples[r.id] for batch in data.step(number, group).records for r in batch]

@@ -1,13 +1,20 @@
 """Random packed forests with their parents, and attention over them by its definition in float64."""
 
+from __future__ import annotations
+
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from compact_ds.kernels.tree_attention import Ancestry
 
+Parents = list[int | None]
 
-def forest(seed, rows, length, num_trunk, in_order=False):
+
+def forest(seed: int, rows: int, length: int, num_trunk: int, in_order: bool = False) -> tuple[list[Parents], Ancestry]:
     """(parents[b][i], None for a root; Ancestry): trees among the first `num_trunk` tokens, probes behind hang on them.
 
     A trunk lies in any layout, or, `in_order`, as a depth-first walk lays it out.
@@ -19,8 +26,9 @@ def forest(seed, rows, length, num_trunk, in_order=False):
     return parents, Ancestry(order, end, depth, num_trunk)
 
 
-def _parents(rng, length, num_trunk, in_order):
-    parents, path = [None] * length, []
+def _parents(rng: random.Random, length: int, num_trunk: int, in_order: bool) -> Parents:
+    parents: Parents = [None] * length
+    path: list[int] = []
     layout = list(range(num_trunk))
     if not in_order:
         rng.shuffle(layout)
@@ -35,8 +43,8 @@ def _parents(rng, length, num_trunk, in_order):
     return parents
 
 
-def _walk(parents):
-    children = {token: [] for token in range(len(parents))}
+def _walk(parents: Parents) -> tuple[list[int], list[int], list[int]]:
+    children: dict[int, list[int]] = {token: [] for token in range(len(parents))}
     for token, parent in enumerate(parents):
         if parent is not None:
             children[parent].append(token)
@@ -56,16 +64,25 @@ def _walk(parents):
     return order, end, depth
 
 
-def ancestors(parents, token, window=None):
+def ancestors(parents: Parents, token: int | None, window: int | None = None) -> list[int]:
     """The token and those above it, the nearest `window` of them."""
-    seen = []
+    seen: list[int] = []
     while token is not None and (window is None or len(seen) < window):
         seen.append(token)
         token = parents[token]
     return seen
 
 
-def naive_attention(query, key, value, parents, num_trunk, scale=None, window=None, softcap=None):
+def naive_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    parents: Sequence[Parents],
+    num_trunk: int,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
     """[B, H, L, E] in the inputs' type, a loop over tokens; outputs from `num_trunk` on carry no gradient."""
     groups = query.shape[1] // key.shape[1]
     scale = query.shape[3] ** -0.5 if scale is None else scale
@@ -84,7 +101,10 @@ def naive_attention(query, key, value, parents, num_trunk, scale=None, window=No
     return torch.stack(rows)
 
 
-def queries_keys_values(rows, heads, groups, length, size, **options):
+def queries_keys_values(
+    rows: int, heads: int, groups: int, length: int, size: int, **options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     """Random [B, H, L, E] and twice [B, G, L, E], strided as a model's projections are."""
     shapes = [(rows, length, h, size) for h in (heads, groups, groups)]
-    return [torch.randn(shape, **options).transpose(1, 2) for shape in shapes]
+    query, key, value = (torch.randn(shape, **options).transpose(1, 2) for shape in shapes)
+    return query, key, value

@@ -35,7 +35,7 @@ def write_run(
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     _lines(folder / "metrics.jsonl", [_step(step, teachers) for step in range(steps)])
-    evaluation = {"accuracy": 0.25, "answer_loss": 2.0, "answer_loss_after_steps": None, "n": questions}
+    evaluation: dict[str, Any] = {"accuracy": 0.25, "answer_loss": 2.0, "answer_loss_after_steps": None, "n": questions}
     evaluation["retention"] = {"science": {"accuracy": 0.5, "n": 4}, "text": {"text_loss": 2.5}}
     _lines(folder / "evaluations.jsonl", [evaluation | {"step": 0}, evaluation | {"step": steps, "accuracy": 0.75}])
     said = [{"id": e["id"], "text": f"{mark} so 3", "right": i % 2 == 0} for i, e in enumerate(examples)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def _evidence(ratio: list[float] | None = None) -> Evidence:
     return Evidence(torch.zeros(3, 5), torch.tensor(LOSS), torch.tensor(TOKENS), ratio_R, *places)
 
 
-def _by_hand(values: list[float]) -> list[float]:
+def _by_hand(values: Sequence[float]) -> list[float]:
     return [
         v / sum(u for u, e in zip(values, EXAMPLE, strict=True) if e == own)
         for v, own in zip(values, EXAMPLE, strict=True)

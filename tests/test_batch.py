@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -33,7 +34,9 @@ def labelled(rng: np.random.Generator, name: str) -> Record:
     return replace(plain, rationales=tuple(relabel))
 
 
-def batch_of(records: list[Record], layout, row_tokens: int, max_probes: int) -> tuple[Batch, list[list[Piece]]]:
+def batch_of(
+    records: list[Record], layout: Literal["tree", "rows"], row_tokens: int, max_probes: int
+) -> tuple[Batch, list[list[Piece]]]:
     """All rationales of the records as one micro-batch, packed into rows as training packs them."""
     chosen = [list(range(len(r.rationales))) for r in records]
     pieces = [plan_pieces(r, c, layout, row_tokens, max_probes) for r, c in zip(records, chosen, strict=True)]
@@ -69,7 +72,9 @@ def past(batch: Batch, token: int) -> list[int]:
 @Layout
 @settings(max_examples=25, deadline=None)
 @SOME
-def test_every_head_row_is_a_token_of_its_sequence(layout, seed: int, num_records: int, max_probes: int) -> None:
+def test_every_head_row_is_a_token_of_its_sequence(
+    layout: Literal["tree", "rows"], seed: int, num_records: int, max_probes: int
+) -> None:
     rng = np.random.default_rng(seed)
     records = [labelled(rng, f"r{i}") for i in range(num_records)]
     batch, _ = batch_of(records, layout, 200, max_probes)
@@ -89,11 +94,14 @@ def test_every_head_row_is_a_token_of_its_sequence(layout, seed: int, num_record
 @Layout
 @settings(max_examples=25, deadline=None)
 @SOME
-def test_rationales_and_probes_know_whose_they_are(layout, seed: int, num_records: int, max_probes: int) -> None:
+def test_rationales_and_probes_know_whose_they_are(
+    layout: Literal["tree", "rows"], seed: int, num_records: int, max_probes: int
+) -> None:
     rng = np.random.default_rng(seed)
     records = [labelled(rng, f"r{i}") for i in range(num_records)]
     batch, _ = batch_of(records, layout, 200, max_probes)
-    rows, probes = [], []
+    rows: list[tuple[int, int, int, float, int]] = []
+    probes = []
     for e, rec in enumerate(records):
         for r, rationale in enumerate(rec.rationales):
             right = rationale.answer_right if rationale.verdict == -1 else rationale.verdict
@@ -109,7 +117,9 @@ def test_rationales_and_probes_know_whose_they_are(layout, seed: int, num_record
 @Layout
 @settings(max_examples=25, deadline=None)
 @SOME
-def test_padding_sees_itself_alone_and_trunks_come_first(layout, seed: int, num_records: int, max_probes: int) -> None:
+def test_padding_sees_itself_alone_and_trunks_come_first(
+    layout: Literal["tree", "rows"], seed: int, num_records: int, max_probes: int
+) -> None:
     rng = np.random.default_rng(seed)
     batch, pieces = batch_of([labelled(rng, f"r{i}") for i in range(num_records)], layout, 60, max_probes)
     order, end = batch.order_BL[:, :, None], batch.end_BL[:, :, None]

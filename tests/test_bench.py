@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,8 +52,8 @@ def naive(problem: Problem) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     if problem.softcap is not None:
         logits = problem.softcap * torch.tanh(logits / problem.softcap)
     nll = -logits.log_softmax(1).gather(1, problem.targets_NK)
-    gradients = torch.autograd.grad((nll * problem.upstream_NK).sum(), (hidden, weight))
-    return nll.detach(), *gradients
+    grad_hidden, grad_weight = torch.autograd.grad((nll * problem.upstream_NK).sum(), (hidden, weight))
+    return nll.detach(), grad_hidden, grad_weight
 
 
 @pytest.mark.parametrize("softcap", [None, 5.0])
@@ -84,7 +85,7 @@ def test_providers_are_right_to_fp32(name: str, distribution: str, softcap: floa
 
 def test_gradients_that_ignore_the_upstream_are_found_out() -> None:
     problem = tiny_problem()
-    uniform = replace(PROVIDERS["plain"], nll=lambda p: _Uniform.apply(PROVIDERS["plain"].nll(p)))
+    uniform = replace(PROVIDERS["plain"], nll=_uniform_nll)
     trial = Trial(uniform, problem)
     check(trial, Reference(problem), PeakMemory("cpu"))
     assert trial.errors is not None
@@ -92,16 +93,20 @@ def test_gradients_that_ignore_the_upstream_are_found_out() -> None:
     assert trial.errors.grad_hidden > 0.1 and trial.errors.grad_weight_targets > 0.1
 
 
+def _uniform_nll(problem: Problem) -> Any:
+    return _Uniform.apply(PROVIDERS["plain"].nll(problem))  # type: ignore[no-untyped-call]
+
+
 class _Uniform(torch.autograd.Function):
     """Passes on the mean of the upstream gradient, as a fused loss did that kept only its first element."""
 
     @staticmethod
-    def forward(ctx, nll):
+    def forward(ctx: Any, nll: torch.Tensor) -> torch.Tensor:
         return nll.clone()
 
     @staticmethod
-    def backward(ctx, grad):
-        return torch.full_like(grad, grad.abs().mean())
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(grad, float(grad.abs().mean()))
 
 
 def test_skipped_small_gradients_show_beside_the_targets() -> None:

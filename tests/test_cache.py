@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -102,7 +104,7 @@ def test_it_is_written_once(tmp_path: Path) -> None:
 def test_a_half_written_file_is_never_taken_for_a_whole_one(tmp_path: Path) -> None:
     file = tmp_path / "new" / "records.arrow"
 
-    def broken():
+    def broken() -> Iterator[Example]:
         yield from EXAMPLES[:3]
         raise DataError("f.jsonl:4", "nothing", "a question", "mend it")
 
@@ -144,7 +146,9 @@ def test_the_key_changes_with_what_shapes_the_records(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("layout", ["tree", "rows"])
 @pytest.mark.parametrize("max_probes", [1, 2, 8])
-def test_what_fits_is_what_a_row_of_its_own_can_hold(tmp_path: Path, layout, max_probes: int) -> None:
+def test_what_fits_is_what_a_row_of_its_own_can_hold(
+    tmp_path: Path, layout: Literal["tree", "rows"], max_probes: int
+) -> None:
     file = written(tmp_path)
     records = RecordFile(file)
     for row_tokens in range(8, 60):

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 def _newest(folder: Path, trust: bool = False) -> str | None:
     found = folders.newest_whole(folder, Alone(), trust)
-    return found and found.folder.name
+    return None if found is None else found.folder.name
 
 
 def test_the_newest_of_the_whole_ones_is_taken(folder: Path) -> None:
@@ -106,7 +107,7 @@ def test_damage_is_named_and_passed_over_or_refused_or_trusted(
 @pytest.mark.parametrize(
     ("key", "value"), [("step", 7), ("step", "6"), ("world_size", 0), ("identity", None), ("frozen", 5)]
 )
-def test_a_manifest_that_was_signed_with_nonsense_is_none(folder: Path, key: str, value: object) -> None:
+def test_a_manifest_that_was_signed_with_nonsense_is_none(folder: Path, key: str, value: Any) -> None:
     path = folder / "step-6"
     found = manifest.read(path)
     manifest.write(manifest.Manifest(dataclasses.replace(found.about, **{key: value}), found.files), path)

@@ -1,21 +1,27 @@
 """Law 4: one backward equals one backward a teacher, under every ZeRO stage, split, head and adapter; and both equal float64."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from processes import ROOT, start
+from torch import Tensor
 from uneven_questions import write
 
 from compact_ds.config import load
 from compact_ds.data.readers import read
+from compact_ds.data.records import Example
 from compact_ds.engine.ranks import Ranks
 from compact_ds.optimizer_step.reference_sets import retention_set
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.tree.tokenise import Tokeniser
 
 WORKER = Path(__file__).with_name("gradient_of_a_step.py")
+
+Steps = dict[str, dict[str, Any]]
 
 # Of the largest element of a parameter's gradient, in fp32 sums of another order; measured 2e-6.
 RELATIVE = 1e-5
@@ -80,7 +86,7 @@ CASES = {
 }  # fmt: skip
 
 
-def common_overrides(folder, questions):
+def common_overrides(folder: Path, questions: Path) -> list[str]:
     own = [f"data.train={questions}", f"data.cache_dir={folder}", f"run_dir={folder / 'run'}", "data.batch_size=8"]
     own += ["compatibility.warmup=0", "student.scratch.hidden_size=64", "student.scratch.intermediate_size=128"]
     # Adam divides by |g| + eps: a large eps keeps the rounding of a gradient near 0 from becoming a whole step.
@@ -88,7 +94,7 @@ def common_overrides(folder, questions):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("steps")
     write(made / "questions.jsonl")
     for stage in (1, 2):
@@ -98,11 +104,11 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def steps(folder):
+def steps(folder: Path) -> Steps:
     """What one optimizer step over the same eight questions gives in every case."""
     found = {}
     for world_size, cases in CASES.items():
-        listed = []
+        listed: list[dict[str, Any]] = []
         for name, own in cases.items():
             words = [w.replace("QUESTIONS", str(folder / "questions.jsonl")) for w in own]
             for stage in (1, 2):
@@ -119,14 +125,14 @@ def steps(folder):
     return found
 
 
-def assert_same_gradients(got, want):
+def assert_same_gradients(got: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:
     assert got.keys() == want.keys()
     for name, value in want.items():
         difference = (got[name].double() - value.double()).abs().max()
         assert difference <= RELATIVE * value.abs().max(), (name, float(difference / value.abs().max()))
 
 
-def _assert_same_step(got, want):
+def _assert_same_step(got: Mapping[str, Any], want: Mapping[str, Any]) -> None:
     assert_same_gradients(got["gradients"], want["gradients"])
     assert got["norm"] == pytest.approx(want["norm"], rel=1e-5)
     for name, value in want["parameters"].items():
@@ -148,18 +154,18 @@ UNTIED += [
 
 
 @pytest.mark.parametrize("name", UNTIED)
-def test_one_pass_a_teacher_gives_the_update_of_one_pass(steps, name):
+def test_one_pass_a_teacher_gives_the_update_of_one_pass(steps: Steps, name: str) -> None:
     _assert_same_step(steps[name], steps["loss"])
 
 
 @pytest.mark.parametrize("head", ["tied", "lora"])
 @pytest.mark.parametrize("stage", list(STAGES))
-def test_tied_heads_and_adapters_too(steps, head, stage):
+def test_tied_heads_and_adapters_too(steps: Steps, head: str, stage: str) -> None:
     _assert_same_step(steps[f"2 {head} {stage}"], steps[f"{head} loss"])
 
 
 @pytest.mark.parametrize("stage", list(STAGES)[1:])
-def test_in_bf16_both_modes_point_the_same_way(steps, stage):
+def test_in_bf16_both_modes_point_the_same_way(steps: Steps, stage: str) -> None:
     one, several = (
         torch.cat([g.flatten() for g in steps[name]["gradients"].values()])
         for name in (f"2 bf16 {stage} loss", f"2 bf16 {stage}")
@@ -169,7 +175,7 @@ def test_in_bf16_both_modes_point_the_same_way(steps, stage):
     assert steps[f"2 bf16 {stage}"]["norm"] == pytest.approx(steps[f"2 bf16 {stage} loss"]["norm"], rel=1e-2)
 
 
-def test_bf16_without_zero_is_refused_with_the_way_out(folder):
+def test_bf16_without_zero_is_refused_with_the_way_out(folder: Path) -> None:
     case = {"out": str(folder / "refused.pt"), "mute": False}
     overrides = [*common_overrides(folder, folder / "questions.jsonl"), *BF16, "engine.zero_stage=0"]
     (folder / "refused.json").write_text(json.dumps([case | {"overrides": overrides}]), encoding="utf-8")
@@ -177,7 +183,7 @@ def test_bf16_without_zero_is_refused_with_the_way_out(folder):
     assert codes == [1] and "engine.precision: found bf16; expected ZeRO stage 1, 2 or 3" in outputs[0]
 
 
-def test_measuring_leaves_the_update_as_it_is_bit_for_bit(steps):
+def test_measuring_leaves_the_update_as_it_is_bit_for_bit(steps: Steps) -> None:
     for name, value in steps["loss"]["gradients"].items():
         assert torch.equal(steps["watched"]["gradients"][name], value), name
 
@@ -187,7 +193,7 @@ GUARDED_CASES += [f"2 guarded loss {stage}" for stage in STAGES]
 
 
 @pytest.mark.parametrize("name", GUARDED_CASES)
-def test_guard_and_instruments_do_not_depend_on_mode_stage_or_split(steps, name):
+def test_guard_and_instruments_do_not_depend_on_mode_stage_or_split(steps: Steps, name: str) -> None:
     _assert_same_step(steps[name], steps["guarded loss"])
     got, want = (
         {(key, who): value for key, of in steps[which]["report"].items() for who, value in of.items()}
@@ -199,11 +205,12 @@ def test_guard_and_instruments_do_not_depend_on_mode_stage_or_split(steps, name)
         assert got[key] == pytest.approx(value, rel=2e-4, abs=2e-5), key
 
 
-def test_the_guarded_update_and_its_losses_in_float64(steps, folder):
+def test_the_guarded_update_and_its_losses_in_float64(steps: Steps, folder: Path) -> None:
     words = [w.replace("QUESTIONS", str(folder / "questions.jsonl")) for w in GUARDED]
     config = load("arithmetic", [*common_overrides(folder, folder / "questions.jsonl"), *words])
     tokenizer = load_tokenizer(config.student)
     examples = {e.id: e for e in read(config.data.train, config.data, 0)}
+    assert config.mixer.retain is not None
     kept = retention_set(config, config.mixer.retain, Tokeniser(tokenizer, config.data.cue), 1)
     drawn = [record.id for records in kept.step(0, Ranks(0, 1, torch.device("cpu"))).records for record in records]
     lm = load_lm(config, len(tokenizer)).double()
@@ -220,7 +227,7 @@ def test_the_guarded_update_and_its_losses_in_float64(steps, folder):
     assert found == pytest.approx(sum(answers) / len(answers), rel=1e-6)
 
 
-def answer_loss(lm, tokenizer, cue, example):
+def answer_loss(lm: Any, tokenizer: Any, cue: str, example: Example) -> float:
     prompt = tokenizer(example.question + "\n")["input_ids"]
     ids, bare = (tokenizer(cue + text)["input_ids"] for text in (example.answer, ""))
     labels = [-100] * (len(prompt) + len(bare)) + ids[len(bare) :]
@@ -228,7 +235,7 @@ def answer_loss(lm, tokenizer, cue, example):
         return float(lm(input_ids=torch.tensor([prompt + ids]), labels=torch.tensor([labels])).loss)
 
 
-def plain_gradient(lm, tokenizer, examples):
+def plain_gradient(lm: Any, tokenizer: Any, examples: Sequence[Example]) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradient of the mean over questions of the mean over teachers of the mean over their rationales."""
     lm.zero_grad()
     total = 0.0
@@ -246,7 +253,9 @@ def plain_gradient(lm, tokenizer, examples):
 
 
 @pytest.mark.parametrize(("name", "own"), [("uniform", []), ("uniform tied", TIED), ("uniform lora", LORA)])
-def test_both_equal_the_plain_sum_of_teacher_gradients_in_float64(steps, folder, name, own):
+def test_both_equal_the_plain_sum_of_teacher_gradients_in_float64(
+    steps: Steps, folder: Path, name: str, own: list[str]
+) -> None:
     config = load("arithmetic", [*common_overrides(folder, folder / "questions.jsonl"), *own])
     tokenizer = load_tokenizer(config.student)
     lm = load_lm(config, len(tokenizer)).double()

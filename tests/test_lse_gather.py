@@ -1,6 +1,7 @@
 """What the head's public function refuses, and which path it takes: before anything is computed."""
 
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from compact_ds.kernels import choice
 from compact_ds.kernels.lse_gather import lse_gather
 
 
-def fitting(**changed):
+def fitting(**changed: Any) -> dict[str, Any]:
     given = {
         "hidden_ND": torch.zeros(2, 4),
         "weight_VD": torch.zeros(5, 4),
@@ -43,12 +44,12 @@ def fitting(**changed):
         ({"kernels": "tritn"}, "kernels: found tritn; expected auto, torch or triton; did you mean 'triton'"),
     ],
 )
-def test_what_does_not_fit_is_refused(changed, words):
+def test_what_does_not_fit_is_refused(changed: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         lse_gather(**fitting(**changed))
 
 
-def test_what_fits_is_taken():
+def test_what_fits_is_taken() -> None:
     lse, z = lse_gather(**fitting(softcap=30.0, grad_rows=0, backward="atomic"))
     torch.testing.assert_close(lse, torch.full((2,), 5.0).log())
     assert not z.any()
@@ -62,7 +63,9 @@ DOUBLE = {"hidden_ND": torch.zeros(2, 4).double(), "weight_VD": torch.zeros(5, 4
 @pytest.mark.parametrize(
     ("changed", "words"), [(MIXED, "types must agree"), (THREE, "1, 2 or 4"), (DOUBLE, "torch.float64")]
 )
-def test_triton_says_why_it_cannot_and_what_can(monkeypatch, changed, words):
+def test_triton_says_why_it_cannot_and_what_can(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], words: str
+) -> None:
     pytest.importorskip("triton")
     monkeypatch.setattr(choice, "_unable", lambda device: None)
     choice.choose.cache_clear()
@@ -71,7 +74,9 @@ def test_triton_says_why_it_cannot_and_what_can(monkeypatch, changed, words):
     choice.choose.cache_clear()
 
 
-def test_auto_on_a_gpu_takes_torch_for_operands_that_do_not_fit(monkeypatch, caplog):
+def test_auto_on_a_gpu_takes_torch_for_operands_that_do_not_fit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("triton")
     monkeypatch.setattr(choice, "_unable", lambda device: None)
     choice.choose.cache_clear()

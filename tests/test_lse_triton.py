@@ -5,9 +5,13 @@ have about twice a GPU's error there.
 """
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
+
+from compact_ds.kernels.lse_gather import Backward
 
 pytest.importorskip("triton")
 
@@ -22,36 +26,38 @@ from compact_ds.kernels.tiles import Tiles
 
 
 @pytest.fixture(autouse=True)
-def poisoned(monkeypatch):
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     poison_buffers(monkeypatch)
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("V", [1, 37, 127, 128, 129, 1003])
-def test_vocabularies_that_do_and_do_not_fill_tiles(V, dtype, backward):
+def test_vocabularies_that_do_and_do_not_fill_tiles(V: int, dtype: torch.dtype, backward: Backward) -> None:
     agree(*both(*operands(40, V, 48, dtype=dtype), backward=backward), dtype=dtype)
 
 
-def test_a_large_vocabulary():
+def test_a_large_vocabulary() -> None:
     agree(*both(*operands(31, 32001, 16)))
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
 @pytest.mark.parametrize("N", [0, 1, 31, 128, 129])
-def test_numbers_of_rows(N, backward):
+def test_numbers_of_rows(N: int, backward: Backward) -> None:
     agree(*both(*operands(N, 130, 33), backward=backward))
 
 
 @pytest.mark.parametrize(("D", "K"), list(itertools.product([16, 37, 64], [1, 2, 4])))
-def test_hidden_sizes_and_slots(D, K):
+def test_hidden_sizes_and_slots(D: int, K: int) -> None:
     agree(*both(*operands(40, 130, D, K), workspace_bytes=20_000))
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
 @pytest.mark.parametrize(("softcap", "scale", "bias"), [(1.0, 1.0, False), (30.0, 0.5, True), (None, 2.0, True)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_bias_scale_and_soft_cap(softcap, scale, bias, dtype, backward):
+def test_bias_scale_and_soft_cap(
+    softcap: float | None, scale: float, bias: bool, dtype: torch.dtype, backward: Backward
+) -> None:
     agree(
         *both(*operands(40, 200, 48, dtype=dtype, bias=bias), softcap=softcap, scale=scale, backward=backward),
         dtype=dtype,
@@ -60,7 +66,7 @@ def test_bias_scale_and_soft_cap(softcap, scale, bias, dtype, backward):
 
 @pytest.mark.parametrize("backward", BACKWARDS)
 @pytest.mark.parametrize("grad_rows", [0, 1, 33, 70])
-def test_only_a_prefix_of_the_rows_is_differentiated(grad_rows, backward):
+def test_only_a_prefix_of_the_rows_is_differentiated(grad_rows: int, backward: Backward) -> None:
     ours, truth = both(*operands(70, 150, 48), grad_rows=grad_rows, backward=backward)
     agree(ours, truth)
     assert not ours[2][grad_rows:].any()
@@ -68,19 +74,19 @@ def test_only_a_prefix_of_the_rows_is_differentiated(grad_rows, backward):
 
 @pytest.mark.parametrize("backward", BACKWARDS)
 @pytest.mark.parametrize("wants", [[True, False], [False, True]])
-def test_one_side_frozen(wants, backward):
+def test_one_side_frozen(wants: list[bool], backward: Backward) -> None:
     agree(*both(*operands(40, 150, 48), wants=wants, backward=backward))
 
 
 @pytest.mark.parametrize("part", [0, 1])
-def test_upstream_of_one_output_only(part):
+def test_upstream_of_one_output_only(part: int) -> None:
     upstream = [torch.randn(40).to(DEVICE), torch.randn(40, 2).to(DEVICE)]
     upstream[part] = torch.zeros_like(upstream[part])
     agree(*both(*operands(40, 150, 48), upstream=tuple(upstream)))
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
-def test_all_targets_empty_and_the_same_target_in_both_slots(backward):
+def test_all_targets_empty_and_the_same_target_in_both_slots(backward: Backward) -> None:
     hidden, weight, _, targets = operands(40, 150, 48)
     ours, truth = both(hidden, weight, None, torch.full_like(targets, EMPTY), backward=backward)
     agree(ours, truth)
@@ -90,7 +96,7 @@ def test_all_targets_empty_and_the_same_target_in_both_slots(backward):
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
-def test_large_equal_and_certain_logits(backward):
+def test_large_equal_and_certain_logits(backward: Backward) -> None:
     hidden, weight, _, targets = operands(40, 150, 48)
     # Logits of +-1e4: exp would overflow without the running maximum.
     large = both(hidden * 1e3, weight, None, targets, backward=backward)
@@ -109,7 +115,7 @@ def test_large_equal_and_certain_logits(backward):
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
-def test_forbidden_words(backward):
+def test_forbidden_words(backward: Backward) -> None:
     hidden, weight, bias, targets = operands(40, 300, 48, bias=True)
     bias[64:200] = float("-inf")
     targets = targets % 64
@@ -118,7 +124,7 @@ def test_forbidden_words(backward):
     assert not ours[3][64:200].any()
 
 
-def test_a_view_with_strides_and_rows_that_are_no_multiple_of_16_bytes():
+def test_a_view_with_strides_and_rows_that_are_no_multiple_of_16_bytes() -> None:
     hidden, weight, _, targets = operands(40, 150, 96)
     agree(*both(hidden[:, ::2], weight[:, :48], None, targets))
     agree(*both(hidden[:, 1:48], weight[:, 1:48], None, targets))
@@ -128,14 +134,14 @@ def test_a_view_with_strides_and_rows_that_are_no_multiple_of_16_bytes():
 
 @pytest.mark.parametrize("backward", BACKWARDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_depth_that_fills_no_16_elements(dtype, backward):
+def test_a_depth_that_fills_no_16_elements(dtype: torch.dtype, backward: Backward) -> None:
     hidden, weight, bias, targets = operands(40, 150, 123, dtype=dtype, bias=True)
     ours, truth = both(hidden, weight, bias, targets, grad_rows=33, backward=backward)
     agree(ours, truth, dtype=dtype)
     assert ours[2].shape == hidden.shape and ours[3].shape == weight.shape and not ours[2][33:].any()
 
 
-def test_every_launch_has_aligned_operands():
+def test_every_launch_has_aligned_operands() -> None:
     hidden, weight, _, targets = operands(40, 150, 96, dtype=torch.bfloat16)
     sliced = ((hidden[:, 1:49], weight[:, 1:49]), (hidden[:, :37], weight[:, :37]), (hidden.T[:40].T, weight[:, 8:88]))
     for first, second in ((hidden, weight), *sliced, (hidden[:1, :37], weight[:1, :37])):
@@ -149,7 +155,7 @@ def test_every_launch_has_aligned_operands():
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
-def test_a_bias_that_is_a_column(backward):
+def test_a_bias_that_is_a_column(backward: Backward) -> None:
     hidden, weight, bias, targets = operands(40, 150, 48, bias=True)
     column = torch.stack([bias, bias + 5], 1)[:, 0]
     lse, z, *grads = both(hidden, weight, bias, targets, backward=backward)[1]
@@ -162,7 +168,7 @@ def test_a_bias_that_is_a_column(backward):
     agree([*mine, *torch.autograd.grad(mine, given, up)], [lse, z, *grads])
 
 
-def test_gradients_are_linear_in_the_upstream_and_follow_a_permutation():
+def test_gradients_are_linear_in_the_upstream_and_follow_a_permutation() -> None:
     hidden, weight, _, targets = operands(40, 150, 48)
     parts = [(torch.randn(40).to(DEVICE), torch.randn(40, 2).to(DEVICE)) for _ in range(2)]
     one, two = (both(hidden, weight, None, targets, upstream=u)[0] for u in parts)
@@ -176,7 +182,7 @@ def test_gradients_are_linear_in_the_upstream_and_follow_a_permutation():
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
-def test_a_permutation_of_the_vocabulary(backward):
+def test_a_permutation_of_the_vocabulary(backward: Backward) -> None:
     hidden, weight, bias, targets = operands(40, 150, 48, bias=True)
     plain = both(hidden, weight, bias, targets, backward=backward)[0]
     order = torch.randperm(150).to(DEVICE)
@@ -187,13 +193,13 @@ def test_a_permutation_of_the_vocabulary(backward):
         torch.testing.assert_close(mine, expected, atol=5e-6, rtol=1e-5)
 
 
-def test_a_tied_weight_accumulates_over_two_calls():
+def test_a_tied_weight_accumulates_over_two_calls() -> None:
     hidden, weight, _, targets = operands(40, 150, 48)
     tied = weight.clone().requires_grad_()
     ids = torch.arange(40, device=DEVICE)
 
-    def loss(gather, kind):
-        total = 0
+    def loss(gather: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], kind: torch.dtype) -> Tensor:
+        total = torch.zeros((), dtype=kind, device=DEVICE)
         for part in (slice(0, 25), slice(25, 40)):
             lse, z = gather((hidden.to(kind) + tied.to(kind)[ids])[part], tied.to(kind), targets[part])
             total = total + (lse - z[:, 0]).mean()
@@ -207,7 +213,7 @@ def test_a_tied_weight_accumulates_over_two_calls():
 
 
 @pytest.mark.parametrize(("N", "V", "D"), [(40, 150, 64), (33, 65, 16), (31, 64, 48), (129, 37, 80)])
-def test_tiles_that_are_no_descriptors_give_the_same(monkeypatch, N, V, D):
+def test_tiles_that_are_no_descriptors_give_the_same(monkeypatch: pytest.MonkeyPatch, N: int, V: int, D: int) -> None:
     given = operands(N, V, D)
     with_descriptors = both(*given)[0]
     monkeypatch.setattr("compact_ds.kernels.lse_triton.takes_descriptors", lambda *_: False)
@@ -217,7 +223,9 @@ def test_tiles_that_are_no_descriptors_give_the_same(monkeypatch, N, V, D):
 
 @pytest.mark.parametrize("descriptors", [True, False])
 @pytest.mark.parametrize("backward", BACKWARDS)
-def test_rows_behind_2_to_the_31_elements(monkeypatch, backward, descriptors):
+def test_rows_behind_2_to_the_31_elements(
+    monkeypatch: pytest.MonkeyPatch, backward: Backward, descriptors: bool
+) -> None:
     monkeypatch.setattr("compact_ds.kernels.lse_triton.takes_descriptors", lambda *_: descriptors)
     hidden, small, _, targets = operands(40, 3, 16, dtype=torch.bfloat16)
     # Of four gigabytes only three rows are ever touched: on a CPU the others take no memory.
@@ -228,7 +236,7 @@ def test_rows_behind_2_to_the_31_elements(monkeypatch, backward, descriptors):
     assert all(torch.equal(a, b) for a, b in zip(found[0], beside[0], strict=True)) or backward == "atomic"
 
 
-def test_tile_sizes_do_not_change_the_sums_beyond_rounding():
+def test_tile_sizes_do_not_change_the_sums_beyond_rounding() -> None:
     hidden, weight, _, targets = operands(40, 301, 48)
     shape, found = HeadShape(None, 1.0, 40, 1 << 20), []
     for vocab in (16, 64, 512):
@@ -237,7 +245,7 @@ def test_tile_sizes_do_not_change_the_sums_beyond_rounding():
     torch.testing.assert_close(found[0], found[2], atol=1e-6, rtol=1e-6)
 
 
-def test_the_triton_node_is_what_runs():
+def test_the_triton_node_is_what_runs() -> None:
     hidden, weight, _, targets = operands(8, 20, 16)
     shape = HeadShape(None, 1.0, 8, 1 << 20)
     direct, _ = lse_gather_triton(hidden, weight, targets, None, shape)

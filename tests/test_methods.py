@@ -49,10 +49,10 @@ def test_an_example_is_of_use_exactly_when_something_is_selected(name: str) -> N
     for _ in range(50):
         size = int(rng.integers(0, 4))
         columns = {
-            "teacher": rng.integers(0, 3, size),
-            "verdict": rng.integers(-1, 2, size),
-            "answer_right": rng.integers(0, 2, size),
-            "votes": rng.integers(0, 3, size),
+            "teacher": rng.integers(0, 3, size).astype(np.int32),
+            "verdict": rng.integers(-1, 2, size).astype(np.int32),
+            "answer_right": rng.integers(0, 2, size).astype(np.int32),
+            "votes": rng.integers(0, 3, size).astype(np.int32),
         }
         labels = [
             Labels(teachers[t], None if v < 0 else bool(v), bool(right), int(votes))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from compact_ds.run.log import EVALUATIONS, METRICS, RunLog, read
 
@@ -65,8 +65,8 @@ def test_rows_and_curves(tmp_path: Path) -> None:
 
 
 def test_the_board_is_laid_out_by_teacher(tmp_path: Path) -> None:
-    from tensorboard.plugins.custom_scalar import layout_pb2
-    from tensorboard.plugins.hparams import plugin_data_pb2
+    from tensorboard.plugins.custom_scalar import layout_pb2  # type: ignore[import-untyped]
+    from tensorboard.plugins.hparams import plugin_data_pb2  # type: ignore[import-untyped]
 
     run = log(tmp_path)
     for step in range(2):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from markdown_it import MarkdownIt
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -24,45 +27,56 @@ SUMMARY = {
 }  # fmt: skip
 
 
-def card(folder, overrides=(), summary=SUMMARY, templated=False):
+def card(
+    folder: Path, overrides: Sequence[str] = (), summary: Mapping[str, Any] = SUMMARY, templated: bool = False
+) -> ModelCard:
     config = load("arithmetic", [f"run_dir={folder / 'my run'}", *overrides])
     model_card.write(config, summary, 123, templated, folder)
-    return ModelCard.load(folder / "README.md")
+    found: ModelCard = ModelCard.load(folder / "README.md")
+    return found
 
 
-def rendered(found):
-    return MarkdownIt("commonmark", {"html": True}).enable("table").render(found.text)
+def facts(found: ModelCard) -> ModelCardData:
+    assert isinstance(found.data, ModelCardData)
+    return found.data
 
 
-def cells(page):
+def rendered(found: ModelCard) -> str:
+    page: str = MarkdownIt("commonmark", {"html": True}).enable("table").render(found.text)
+    return page
+
+
+def cells(page: str) -> list[list[str]]:
     """Rows of the tables as what a reader sees."""
     rows = re.findall(r"<tr>(.*?)</tr>", page, re.S)
     return [[c.strip() for c in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.S)] for row in rows]
 
 
-def test_the_front_matter_is_the_hubs(tmp_path):
-    found = card(tmp_path)
-    assert found.data.library_name == "transformers" and found.data.pipeline_tag == "text-generation"
-    assert found.data.license is None and found.data.base_model is None
-    (result,) = found.data.eval_results
+def test_the_front_matter_is_the_hubs(tmp_path: Path) -> None:
+    found = facts(card(tmp_path))
+    assert found.library_name == "transformers" and found.pipeline_tag == "text-generation"
+    assert found.license is None and found.base_model is None
+    assert found.eval_results is not None
+    (result,) = found.eval_results
     assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.625, "task:arithmetic:eval")
     front = (tmp_path / "README.md").read_text().split("---")[1]
     assert "# license: to be filled in" in front and "license" not in yaml.safe_load(front)
 
 
-def test_hub_ids_are_named_and_paths_are_not(tmp_path):
+def test_hub_ids_are_named_and_paths_are_not(tmp_path: Path) -> None:
     data = tmp_path / "secret" / "train.jsonl"
     data.parent.mkdir()
     data.write_text("{}")
     named = ["student.model=org/base-1B", "student.scratch=null", "student.lora={r: 8}", f"data.train={data}"]
     found = card(tmp_path, named, SUMMARY | {"n": None, "accuracy": None})
-    assert found.data.base_model == "org/base-1B" and "lora" in found.data.tags
-    assert found.data.eval_results is None and "Not evaluated" in found.text
+    told = facts(found)
+    assert told.base_model == "org/base-1B" and told.tags is not None and "lora" in told.tags
+    assert told.eval_results is None and "Not evaluated" in found.text
     assert "secret" not in (tmp_path / "README.md").read_text() and "train.jsonl" in found.text
-    assert card(tmp_path, ["data.train=org/questions"]).data.datasets == ["org/questions"]
+    assert facts(card(tmp_path, ["data.train=org/questions"])).datasets == ["org/questions"]
 
 
-def test_figures_and_shares(tmp_path):
+def test_figures_and_shares(tmp_path: Path) -> None:
     rows = cells(rendered(card(tmp_path)))
     assert ["ada", "0.750", "0.875", "0.500"] in rows
     assert ["accuracy (exact match, greedy)", "0", "0.625"] in rows
@@ -72,7 +86,7 @@ def test_figures_and_shares(tmp_path):
     assert "123 questions of task:arithmetic" in text and "84.0%" in text and "On 200 held-out questions" in text
 
 
-def test_a_teachers_name_is_text(tmp_path):
+def test_a_teachers_name_is_text(tmp_path: Path) -> None:
     page = rendered(card(tmp_path))
     assert "<script" not in page and '<a href="javascript' not in page and "<code>c" not in page and "<em>" not in page
     (row,) = [row for row in cells(page) if row[0].startswith("a|b")]
@@ -80,7 +94,9 @@ def test_a_teachers_name_is_text(tmp_path):
     assert page.count("<h1>") == 1
 
 
-def test_its_code_runs_in_the_folder(tmp_path, monkeypatch, capsys):
+def test_its_code_runs_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     tokenizer = load_tokenizer(StudentConfig(model="scratch", tokenizer="task:arithmetic"))
     shape = AutoConfig.for_model(
         "llama", vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
@@ -96,7 +112,7 @@ def test_its_code_runs_in_the_folder(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("templated", [False, True])
-def test_its_code_is_python_and_asks_as_training_did(tmp_path, templated):
+def test_its_code_is_python_and_asks_as_training_did(tmp_path: Path, templated: bool) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", card(tmp_path, templated=templated).text, re.S)
     compile(code, "card", "exec")
     assert ("apply_chat_template" in code) == templated

@@ -1,7 +1,9 @@
 """Laws 1 and 7 across processes: whatever the split, ZeRO stage or memory setting, gradients and update are the same."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from uneven_questions import write
 
 WORKER = Path(__file__).with_name("gradient_of_a_step.py")
 SHARED_MEMORY = Path("/dev/shm")
+Steps = dict[str, dict[str, Any]]
 
 # fp32 sums in another order; gradients are up to about 1. Measured 2e-7.
 TOLERANCE = 2e-6
@@ -54,7 +57,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def steps(tmp_path_factory):
+def steps(tmp_path_factory: pytest.TempPathFactory) -> Steps:
     """What one optimizer step over the same eight questions gives in every case."""
     folder = tmp_path_factory.mktemp("steps")
     questions = write(folder / "questions.jsonl")
@@ -84,7 +87,7 @@ def steps(tmp_path_factory):
     return found
 
 
-def _assert_same(got, want):
+def _assert_same(got: Mapping[str, Any], want: Mapping[str, Any]) -> None:
     for kind, tolerance in (("gradients", TOLERANCE), ("parameters", TOLERANCE)):
         assert got[kind].keys() == want[kind].keys()
         for name, value in want[kind].items():
@@ -94,7 +97,7 @@ def _assert_same(got, want):
     assert got["norm"] == pytest.approx(want["norm"], rel=1e-5)
 
 
-def test_the_cases_are_what_their_names_say(steps):
+def test_the_cases_are_what_their_names_say(steps: Steps) -> None:
     assert steps["whole"]["num_batches"] == 1
     assert steps["1x4"]["num_batches"] >= 4
     assert steps["2x2"]["num_batches"] >= 2
@@ -106,43 +109,43 @@ SPLITS = ["1x4", "2x2", "2x2 stage 0", "2x2 stage 1", "2x2 stage 2", "2x1x2", "2
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_the_split_over_ranks_and_micro_batches_changes_no_gradient(steps, name):
+def test_the_split_over_ranks_and_micro_batches_changes_no_gradient(steps: Steps, name: str) -> None:
     _assert_same(steps[name], steps["whole"])
 
 
 @pytest.mark.parametrize("name", ["triton", "2 triton"])
-def test_the_triton_kernels_give_the_gradients_of_the_torch_path(steps, name):
+def test_the_triton_kernels_give_the_gradients_of_the_torch_path(steps: Steps, name: str) -> None:
     _assert_same(steps[name], steps["whole"])
 
 
 @pytest.mark.parametrize("name", ["rows", "inside", "stage 0", "stage 1", "stage 2", "recomputed", "offloaded"])
-def test_layout_stage_and_memory_settings_change_no_gradient(steps, name):
+def test_layout_stage_and_memory_settings_change_no_gradient(steps: Steps, name: str) -> None:
     _assert_same(steps[name], steps["whole"])
 
 
 @pytest.mark.parametrize("name", ["lora recomputed", "lora triton", "2 lora"])
-def test_adapters_learn_the_same_under_every_split(steps, name):
+def test_adapters_learn_the_same_under_every_split(steps: Steps, name: str) -> None:
     assert all("lora" in parameter for parameter in steps["lora"]["gradients"])
     _assert_same(steps[name], steps["lora"])
 
 
-def test_a_rank_whose_weights_are_all_zero_adds_nothing_and_stops_nobody(steps):
+def test_a_rank_whose_weights_are_all_zero_adds_nothing_and_stops_nobody(steps: Steps) -> None:
     _assert_same(steps["2 muted"], steps["muted"])
     whole, muted = steps["whole"]["gradients"], steps["muted"]["gradients"]
     assert max(float((whole[n] - muted[n]).abs().max()) for n in whole) > 1e-3
 
 
-def _far_from_fp32(steps, name):
+def _far_from_fp32(steps: Steps, name: str) -> float:
     fine, coarse = (torch.cat([g.flatten() for g in steps[of]["gradients"].values()]) for of in ("whole", name))
     return float((coarse - fine).norm() / fine.norm())
 
 
 @pytest.mark.parametrize("name", ["bf16", "medium"])
-def test_bf16_points_where_fp32_does(steps, name):
+def test_bf16_points_where_fp32_does(steps: Steps, name: str) -> None:
     # bf16 keeps 8 bits: 0.4 % a rounding, over some ten roundings on the way to a gradient.
     assert _far_from_fp32(steps, name) < 0.05
 
 
-def test_products_are_rounded_where_the_processor_gains_by_it(steps):
+def test_products_are_rounded_where_the_processor_gains_by_it(steps: Steps) -> None:
     # Sums of fp32 in another order differ by 2e-7, factors of 8 bits by a thousandth and more.
     assert (_far_from_fp32(steps, "medium") > 1e-4) == torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,6 +1,7 @@
 """Reference batches and teachers' trees of their own: the same numbers as the batches that they are taken from."""
 
 import json
+from typing import Literal
 
 import pytest
 import torch
@@ -12,15 +13,18 @@ from compact_ds.engine.ranks import Ranks
 from compact_ds.errors import ConfigError
 from compact_ds.optimizer_step.reference_sets import reference_sets, retention_set
 from compact_ds.optimizer_step.training_set import TrainingSet
+from compact_ds.sections import Config
 from compact_ds.student.load import load_lm, load_tokenizer
-from compact_ds.student.measure import Student, measure
+from compact_ds.student.measure import Measurement, Student, measure
+from compact_ds.tree.batch import Batch
 from compact_ds.tree.tokenise import Tokeniser
 
 CPU = torch.device("cpu")
+Made = tuple[Config, Tokeniser, Student]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("references")
     questions = write(folder / "questions.jsonl")
     overrides = [
@@ -37,30 +41,34 @@ def made(tmp_path_factory):
 
 
 @torch.no_grad()
-def scored(student, batch):
-    return measure(*student(batch), batch, "torch")
+def scored(student: Student, batch: Batch) -> Measurement:
+    lse_N, z_N1 = student(batch)
+    return measure(lse_N, z_N1, batch, "torch")
 
 
-def test_the_gold_answer_as_a_text_costs_what_its_probe_says(made):
+def test_the_gold_answer_as_a_text_costs_what_its_probe_says(made: Made) -> None:
     config, tokeniser, student = made
+    assert config.data.eval is not None
     gold = reference_sets(config, tokeniser, Ranks(0, 1, CPU))["answer"]
     assert gold.num_examples == 5
     examples = list(read(config.data.eval, config.data, 0))[:5]
-    losses = {}
+    losses: dict[str, float] = {}
     drawn = gold.draw(0)
     for batch, records in zip(drawn.batches, drawn.records, strict=True):
         found = scored(student, batch)
         losses |= {record.id: float(loss) for record, loss in zip(records, found.token_loss_R, strict=True)}
-    probed, data = {}, TrainingSet(config, tokeniser)
+    data = TrainingSet(config, tokeniser)
+    probed: dict[str, float] = {}
     for batch, records, _ in data.batches_of(data.usable):
         probes = scored(student, batch).probed
+        assert probes is not None
         probed |= {records[e].id: -float(probes.gold0_R[i]) for i, (e, _) in enumerate(batch.places_R)}
     for example in examples:
         # The same tokens after the same prefix, in fp32.
         assert losses[example.id] == pytest.approx(probed[example.id], abs=1e-5)
 
 
-def test_two_ranks_share_the_gold_answers_evenly(made):
+def test_two_ranks_share_the_gold_answers_evenly(made: Made) -> None:
     config, tokeniser, _ = made
     drawn = [reference_sets(config, tokeniser, Ranks(rank, 2, CPU))["answer"] for rank in (0, 1)]
     assert [one.num_examples for one in drawn] == [4, 4]
@@ -68,8 +76,9 @@ def test_two_ranks_share_the_gold_answers_evenly(made):
     assert len(ids[0]) == len(ids[1]) == 2 and not ids[0] & ids[1]
 
 
-def test_retention_weighs_all_rationales_alike_and_must_fit_the_ranks(made):
+def test_retention_weighs_all_rationales_alike_and_must_fit_the_ranks(made: Made) -> None:
     config, tokeniser, _ = made
+    assert config.mixer.retain is not None
     kept = retention_set(config, config.mixer.retain, tokeniser, 2)
     assert kept.method.name == "uniform"
     assert sum(len(records) for records in kept.step(3, Ranks(0, 2, CPU)).records) == 2
@@ -77,7 +86,7 @@ def test_retention_weighs_all_rationales_alike_and_must_fit_the_ranks(made):
         retention_set(config, config.mixer.retain, tokeniser, 3)
 
 
-def test_no_reference_is_drawn_when_none_is_asked_for(made):
+def test_no_reference_is_drawn_when_none_is_asked_for(made: Made) -> None:
     config, tokeniser, _ = made
     plain = config.model_copy(update={"mixer": config.mixer.model_copy(update={"retain": None, "diagnose_every": 0})})
     assert reference_sets(plain, tokeniser, Ranks(0, 1, CPU)) == {}
@@ -85,7 +94,9 @@ def test_no_reference_is_drawn_when_none_is_asked_for(made):
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("layout", ["tree", "rows"])
-def test_every_rationale_is_in_one_teachers_trees_on_the_rank_that_weighed_it(made, world_size, layout):
+def test_every_rationale_is_in_one_teachers_trees_on_the_rank_that_weighed_it(
+    made: Made, world_size: int, layout: Literal["tree", "rows"]
+) -> None:
     config, tokeniser, _ = made
     tree = config.tree.model_copy(update={"layout": layout, "rows": 4 if layout == "rows" else 1})
     data = TrainingSet(
@@ -121,7 +132,7 @@ def test_every_rationale_is_in_one_teachers_trees_on_the_rank_that_weighed_it(ma
     assert len(counts) == len(data.teachers)
 
 
-def test_losses_of_a_teachers_own_trees_are_those_of_the_step(made):
+def test_losses_of_a_teachers_own_trees_are_those_of_the_step(made: Made) -> None:
     config, tokeniser, student = made
     data = TrainingSet(config, tokeniser)
     step = data.step(0, Ranks(0, 1, CPU))
@@ -133,14 +144,15 @@ def test_losses_of_a_teachers_own_trees_are_those_of_the_step(made):
             assert (found_R - loss_M[one.index_R]).abs().max() < 1e-5
 
 
-def test_a_file_of_retention_questions_that_is_not_there_is_named(made):
+def test_a_file_of_retention_questions_that_is_not_there_is_named(made: Made) -> None:
     config, tokeniser, _ = made
+    assert config.mixer.retain is not None
     retain = config.mixer.retain.model_copy(update={"train": "nowhere.jsonl"})
     with pytest.raises(ValueError, match=r"nowhere\.jsonl"):
         retention_set(config, retain, tokeniser, 1)
 
 
-def test_loss_mode_takes_no_solver():
+def test_loss_mode_takes_no_solver() -> None:
     with pytest.raises(ConfigError, match=r"mixer\.mode=gradient"):
         load("arithmetic", ["mixer.solver=mgda"])
     assert json.loads(load("arithmetic", ["mixer.mode=gradient", "mixer.solver=mgda"]).mixer.model_dump_json())

@@ -118,7 +118,11 @@ def run(command: list[str]) -> tuple[int, list[str]]:
         _, err = process.communicate(timeout=250)
     finally:
         if process.poll() is None:
-            for each in (*psutil.Process(process.pid).children(recursive=True), process):
+            family: list[psutil.Process | subprocess.Popen[str]] = [
+                *psutil.Process(process.pid).children(recursive=True),
+                process,
+            ]
+            for each in family:
                 each.kill()
     return process.returncode, err.splitlines()
 

@@ -2,22 +2,24 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from processes import start
 from safetensors.torch import load_file
+from torch import Tensor
 
 # Another number of ranks adds up in another order; two AdamW steps of 2e-3 follow. Measured 2e-7.
 TOLERANCE = 2e-6
-
+Whole = tuple[Path, list[str], int]
 
 GRADIENT = ["mixer.mode=gradient", "mixer.solver=pcgrad", "mixer.diagnose_every=2", "mixer.probe_questions=4"]
 GRADIENT += ["mixer.retain={train: task:arithmetic, limit: 100, batch_size: 8}"]
 
 
 @pytest.fixture(scope="module", params=[(1, []), (2, []), (2, GRADIENT)], ids=["1", "2", "2 gradient"])
-def whole(request, tmp_path_factory):
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """An uninterrupted run of five steps that left a checkpoint after the third."""
     world_size, own = request.param
     folder = tmp_path_factory.mktemp(f"whole{world_size}")
@@ -29,11 +31,11 @@ def whole(request, tmp_path_factory):
     return folder, common, world_size
 
 
-def _losses(run):
+def _losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def _resumed(whole, name, world_size):
+def _resumed(whole: Whole, name: str, world_size: int) -> list[dict[str, Tensor]]:
     folder, common, _ = whole
     (folder / name).mkdir()
     shutil.copytree(folder / "whole" / "checkpoints", folder / name / "checkpoints")
@@ -44,12 +46,12 @@ def _resumed(whole, name, world_size):
     return [load_file(folder / run / "final" / "model.safetensors") for run in (name, "whole")]
 
 
-def test_resuming_equals_never_having_stopped_bit_for_bit(whole):
+def test_resuming_equals_never_having_stopped_bit_for_bit(whole: Whole) -> None:
     resumed, uninterrupted = _resumed(whole, "same", whole[2])
     assert all(torch.equal(resumed[name], tensor) for name, tensor in uninterrupted.items())
 
 
-def test_resuming_with_another_number_of_ranks_ends_at_the_same_student(whole):
+def test_resuming_with_another_number_of_ranks_ends_at_the_same_student(whole: Whole) -> None:
     resumed, uninterrupted = _resumed(whole, "other", 3 - whole[2])
     for name, tensor in uninterrupted.items():
         difference = (resumed[name] - tensor).abs()

@@ -73,9 +73,12 @@ def test_files_of_questions_and_texts_in_shares(lm: Any, tmp_path: Path) -> None
 
     def other(rank: int) -> Any:
         held: list[Any] = []
-        measure_retention(
-            lm, TOKENISER, kept, 8, slice(rank, None, 2), lambda rows: (held.append(rows), [rows])[1], progress=False
-        )
+
+        def keep(rows: Any) -> list[Any]:
+            held.append(rows)
+            return [rows]
+
+        measure_retention(lm, TOKENISER, kept, 8, slice(rank, None, 2), keep, progress=False)
         return held
 
     both = [other(rank) for rank in parts]

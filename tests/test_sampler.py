@@ -26,14 +26,16 @@ def test_every_example_once_an_epoch(num_examples: int, batch_size: int, seed: i
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 1000), st.integers(0, 10**6))
-def test_a_step_is_the_same_whatever_was_asked_before(num_examples, batch_size, seed, step) -> None:
+def test_a_step_is_the_same_whatever_was_asked_before(num_examples: int, batch_size: int, seed: int, step: int) -> None:
     forwards = [examples_of_step(num_examples, batch_size, seed, s).tolist() for s in range(step, step + 4)]
     backwards = [examples_of_step(num_examples, batch_size, seed, s).tolist() for s in reversed(range(step, step + 4))]
     assert forwards == backwards[::-1]
 
 
 @given(st.integers(1, 30), st.integers(1, 6), st.integers(0, 50), st.sampled_from([2, 3, 5]))
-def test_a_larger_batch_takes_the_same_examples_in_fewer_steps(num_examples, batch_size, step, factor) -> None:
+def test_a_larger_batch_takes_the_same_examples_in_fewer_steps(
+    num_examples: int, batch_size: int, step: int, factor: int
+) -> None:
     small = steps(num_examples, batch_size, 7, range(step * factor, (step + 1) * factor))
     assert steps(num_examples, batch_size * factor, 7, range(step, step + 1)) == small
 

@@ -14,19 +14,19 @@ from compact_ds.evaluation.statistics import interval, majority_answer, mcnemar,
 
 def test_the_interval_is_that_of_scipys_bootstrap() -> None:
     values = (np.random.default_rng(3).random(300) < 0.3).astype(float)
-    low, high = interval(values)
+    low, high = interval(values.tolist())
     other = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(1))
     # Both are quantiles of 10,000 draws with a standard deviation of 0.026: they differ by some 0.0006 by chance.
     assert low == pytest.approx(other.confidence_interval.low, abs=0.004)
     assert high == pytest.approx(other.confidence_interval.high, abs=0.004)
-    assert interval(values) == (low, high)
+    assert interval(values.tolist()) == (low, high)
 
 
 def test_the_interval_covers_as_often_as_it_says() -> None:
     draw = np.random.default_rng(7)
     covered = 0
     for _ in range(200):
-        low, high = interval(draw.normal(2.0, 1.0, size=60), level=0.8, resamples=400)
+        low, high = interval(draw.normal(2.0, 1.0, size=60).tolist(), level=0.8, resamples=400)
         covered += low <= 2.0 <= high
     # Binomial(200, 0.8): 160 with a standard deviation of 5.7.
     assert abs(covered - 160) < 18

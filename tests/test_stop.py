@@ -65,7 +65,8 @@ class Started:
         """Whatever became of the test, nothing goes on."""
         if self.process.poll() is None:
             self._look_beneath()
-        for process in (*self.left(), self.process):
+        running: list[psutil.Process | subprocess.Popen[bytes]] = [*self.left(), self.process]
+        for process in running:
             process.kill()
         self.process.wait(30)
 

@@ -1,7 +1,9 @@
 """What a step sends: no more than plain fine-tuning of the same model, but for one small message."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import start
@@ -18,7 +20,7 @@ TIED = ["student.scratch.tie_word_embeddings=true"]
 CHECKPOINTED = ["student.gradient_checkpointing=true"]
 
 
-def steps(folder, world_size, overrides=(), settings=None):
+def steps(folder: Path, world_size: int, overrides: Sequence[str] = (), settings: dict[str, Any] | None = None) -> Any:
     file, out = folder / "deepspeed.json", folder / "found.json"
     file.write_text(json.dumps(settings or {"zero_optimization": LIMITS_0, **LOGGER}), encoding="utf-8")
     own = [f"data.cache_dir={folder}", f"run_dir={folder / 'run'}", "data.batch_size=6", "compatibility.warmup=0"]
@@ -28,7 +30,7 @@ def steps(folder, world_size, overrides=(), settings=None):
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_a_step_sends_what_plain_fine_tuning_sends_and_one_small_message(tmp_path, world_size):
+def test_a_step_sends_what_plain_fine_tuning_sends_and_one_small_message(tmp_path: Path, world_size: int) -> None:
     found = steps(tmp_path, world_size)
     plain, ours = found["plain"], found["ours"]
     size = ours["parameter_bytes"]
@@ -44,13 +46,13 @@ def test_a_step_sends_what_plain_fine_tuning_sends_and_one_small_message(tmp_pat
 
 
 @pytest.mark.parametrize("overrides", [TIED, CHECKPOINTED])
-def test_tied_heads_and_checkpointing_cost_what_they_cost_anyone(tmp_path, overrides):
+def test_tied_heads_and_checkpointing_cost_what_they_cost_anyone(tmp_path: Path, overrides: list[str]) -> None:
     found = steps(tmp_path, 2, overrides)
     plain, ours = (sum(found[name]["bytes_per_step"].values()) for name in ("plain", "ours"))
     assert ours <= 1.001 * plain
 
 
-def test_the_count_is_that_of_the_engines_own_logger(tmp_path):
+def test_the_count_is_that_of_the_engines_own_logger(tmp_path: Path) -> None:
     found = steps(tmp_path, 2)
     logged, ours = found["logged"], found["ours"]["bytes_per_step"]
     for kind in ("all_gather", "reduce_scatter", "all_reduce"):

@@ -4,11 +4,14 @@ Without a GPU the call runs as torch traces it, operator by operator; what induc
 """
 
 import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
 from random_records import VOCABULARY
-from random_trees import ancestors, forest, naive_attention, queries_keys_values
+from random_trees import Parents, ancestors, forest, naive_attention, queries_keys_values
+from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -22,12 +25,12 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture
-def traced(monkeypatch):
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     """The compiled call without code generation, with an empty store of programs; gives a function that counts them."""
     torch._dynamo.reset()
-    programs = []
+    programs: list[torch.fx.GraphModule] = []
 
-    def backend(graph, inputs):
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
         programs.append(graph)
         return graph
 
@@ -37,7 +40,7 @@ def traced(monkeypatch):
     torch._dynamo.reset()
 
 
-def _seen(parents, num_trunk, probes, window):
+def _seen(parents: Sequence[Parents], num_trunk: int, probes: bool, window: int | None) -> Tensor:
     """Bool [B, Q, K] by walking up from each query."""
     length = len(parents[0])
     sees = torch.zeros(len(parents), length, length, dtype=torch.bool)
@@ -47,8 +50,9 @@ def _seen(parents, num_trunk, probes, window):
     return sees[:, num_trunk:] if probes else sees[:, :num_trunk, :num_trunk]
 
 
-def _blocks(counts_B1M, indices_B1MN):
+def _blocks(counts_B1M: Tensor | None, indices_B1MN: Tensor | None) -> Tensor:
     """Bool [B, M, N] of the listed blocks."""
+    assert counts_B1M is not None and indices_B1MN is not None
     listed = torch.zeros(indices_B1MN[:, 0].shape, dtype=torch.bool)
     for b, m in torch.cartesian_prod(*(torch.arange(n) for n in listed.shape[:2])).tolist():
         listed[b, m, indices_B1MN[b, 0, m, : counts_B1M[b, 0, m]].long()] = True
@@ -58,15 +62,17 @@ def _blocks(counts_B1M, indices_B1MN):
 @pytest.mark.parametrize("window", [None, 20])
 @pytest.mark.parametrize("probes", [False, True])
 @pytest.mark.parametrize(("length", "num_trunk", "in_order"), [(700, 530, True), (400, 256, False), (60, 50, True)])
-def test_blocks_hold_every_pair_that_sees(length, num_trunk, in_order, probes, window):
+def test_blocks_hold_every_pair_that_sees(
+    length: int, num_trunk: int, in_order: bool, probes: bool, window: int | None
+) -> None:
     parents, tree = forest(5, 2, length, num_trunk, in_order)
     want = _seen(parents, num_trunk, probes, window)
     mask = tree.blocks(window, probes)
     row, query, key = (
         torch.arange(n).view(s) for n, s in zip(want.shape, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)), strict=True)
     )
-    assert torch.equal(mask.mask_mod(row, None, query, key), want)
-    exact = create_block_mask(lambda b, h, q, k: want[b, q, k], *(2, None, *want.shape[1:]), device="cpu")
+    assert torch.equal(mask.mask_mod(row, torch.tensor(0), query, key), want)
+    exact = create_block_mask(lambda b, h, q, k: want[b, q, k], 2, None, want.shape[1], want.shape[2], device="cpu")
     part = _blocks(mask.kv_num_blocks, mask.kv_indices)
     full = _blocks(mask.full_kv_num_blocks, mask.full_kv_indices)
     assert not (part & full).any()
@@ -84,20 +90,29 @@ def test_blocks_hold_every_pair_that_sees(length, num_trunk, in_order, probes, w
 @pytest.mark.parametrize(
     ("window", "softcap", "scale", "groups"), [(None, None, None, 4), (9, None, 0.7, 2), (30, 2.0, 0.3, 1)]
 )
-def test_values_equal_a_loop_over_ancestors_and_sdpa(traced, rows, length, num_trunk, window, softcap, scale, groups):
+def test_values_equal_a_loop_over_ancestors_and_sdpa(
+    traced: Callable[[], int],
+    rows: int,
+    length: int,
+    num_trunk: int,
+    window: int | None,
+    softcap: float | None,
+    scale: float | None,
+    groups: int,
+) -> None:
     torch.manual_seed(0)
     parents, tree = forest(6, rows, length, num_trunk)
-    inputs = queries_keys_values(rows, 4, groups, length, 16)
-    options = {"scale": scale, "window": window, "softcap": softcap}
+    query, key, value = queries_keys_values(rows, 4, groups, length, 16)
+    options: dict[str, Any] = {"scale": scale, "window": window, "softcap": softcap}
     with torch.no_grad():
-        got = tree_attention(*inputs, tree, "flex", **options)
-        dense = tree_attention(*inputs, tree, "sdpa", **options)
-        want = naive_attention(*(x.double() for x in inputs), parents, num_trunk, **options)
+        got = tree_attention(query, key, value, tree, "flex", **options)
+        dense = tree_attention(query, key, value, tree, "sdpa", **options)
+        want = naive_attention(query.double(), key.double(), value.double(), parents, num_trunk, **options)
     torch.testing.assert_close(got.double(), want, atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(got, dense, atol=TOLERANCE, rtol=0)
 
 
-def test_no_dense_mask_is_made(traced, monkeypatch):
+def test_no_dense_mask_is_made(traced: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "ancestor_mask", None)
     _, tree = forest(7, 2, 300, 200)
     with torch.no_grad():
@@ -121,19 +136,19 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("first", [0, 2, 4])
-def test_a_new_length_or_number_of_rows_compiles_nothing(traced, first):
+def test_a_new_length_or_number_of_rows_compiles_nothing(traced: Callable[[], int], first: int) -> None:
     shapes = SHAPES[first:] + SHAPES[:first]
     with torch.no_grad():
         for i, (rows, length, num_trunk) in enumerate(shapes):
             tree = forest(i, rows, length, num_trunk, in_order=True)[1]
             inputs = queries_keys_values(rows, 4, 2, length, 16)
             # Strides differ from family to family: as projected, or in memory order after rotary embedding.
-            inputs = [x.contiguous() if i % 2 else x for x in inputs]
-            tree_attention(*inputs, tree, "flex")
+            query, key, value = (x.contiguous() if i % 2 else x for x in inputs)
+            tree_attention(query, key, value, tree, "flex")
         assert traced() == 1
 
 
-def test_a_single_row_and_a_window_have_programs_of_their_own(traced):
+def test_a_single_row_and_a_window_have_programs_of_their_own(traced: Callable[[], int]) -> None:
     with torch.no_grad():
         for rows, length, window in [(1, 300, 7), (1, 450, 30), (1, 60, 8), (3, 300, 7), (5, 200, 40), (1, 130, 9)]:
             tree = forest(9, rows, length, length - 20)[1]
@@ -143,7 +158,7 @@ def test_a_single_row_and_a_window_have_programs_of_their_own(traced):
         assert traced() == 3
 
 
-def test_a_whole_model_gives_what_sdpa_gives(traced, monkeypatch):
+def test_a_whole_model_gives_what_sdpa_gives(traced: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         "gemma2", vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=16,
@@ -165,6 +180,10 @@ def test_a_whole_model_gives_what_sdpa_gives(traced, monkeypatch):
     assert traced() == 2
 
 
+def _on_gpu(tree: Ancestry) -> Ancestry:
+    return Ancestry(tree.order_BL.cuda(), tree.end_BL.cuda(), tree.positions_BL.cuda(), tree.num_trunk)
+
+
 # Relative, in norm: fp32 in full precision over some hundred ancestors; bf16 rounds weights and outputs at 4e-3.
 PRECISIONS = [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)]
 
@@ -175,16 +194,27 @@ PRECISIONS = [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)]
 @pytest.mark.parametrize(
     ("rows", "window", "softcap", "size"), [(2, None, None, 64), (1, 40, None, 128), (3, 40, 5.0, 80)]
 )
-def test_gradients_on_a_gpu_equal_sdpa_in_float64(rows, length, num_trunk, window, softcap, size, dtype, tolerance):
+def test_gradients_on_a_gpu_equal_sdpa_in_float64(
+    rows: int,
+    length: int,
+    num_trunk: int,
+    window: int | None,
+    softcap: float | None,
+    size: int,
+    dtype: torch.dtype,
+    tolerance: float,
+) -> None:
     torch.manual_seed(0)
     _, tree = forest(10, rows, length, num_trunk, in_order=True)
-    tree = Ancestry(*(x.cuda() for x in (tree.order_BL, tree.end_BL, tree.positions_BL)), num_trunk)
-    inputs = [x.requires_grad_() for x in queries_keys_values(rows, 4, 2, length, size, device="cuda", dtype=dtype)]
-    doubles = [x.detach().double().requires_grad_() for x in inputs]
-    upstream = torch.randn_like(inputs[0])
-    got = tree_attention(*inputs, tree, "flex", window=window, softcap=softcap)
+    tree = _on_gpu(tree)
+    inputs = queries_keys_values(rows, 4, 2, length, size, device="cuda", dtype=dtype)
+    query, key, value = (x.requires_grad_() for x in inputs)
+    doubles = tuple(x.detach().double().requires_grad_() for x in inputs)
+    upstream = torch.randn_like(query)
+    got = tree_attention(query, key, value, tree, "flex", window=window, softcap=softcap)
     # The dense softmax with a cap goes through fp32, which is far below either tolerance.
-    want = tree_attention(*doubles, tree, "sdpa", window=window, softcap=softcap)
+    query, key, value = doubles
+    want = tree_attention(query, key, value, tree, "sdpa", window=window, softcap=softcap)
     assert got.dtype == dtype and (got - want).norm() <= tolerance * want.norm()
     gradients = torch.autograd.grad((got * upstream).sum(), inputs)
     for mine, theirs in zip(gradients, torch.autograd.grad((want * upstream).sum(), doubles), strict=True):
@@ -193,12 +223,12 @@ def test_gradients_on_a_gpu_equal_sdpa_in_float64(rows, length, num_trunk, windo
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_a_new_shape_compiles_nothing_and_no_mask_is_stored():
-    def step(rows, length, num_trunk):
-        tree = forest(11, rows, length, num_trunk, in_order=True)[1]
-        tree = Ancestry(*(x.cuda() for x in (tree.order_BL, tree.end_BL, tree.positions_BL)), num_trunk)
+def test_on_a_gpu_a_new_shape_compiles_nothing_and_no_mask_is_stored() -> None:
+    def step(rows: int, length: int, num_trunk: int) -> None:
+        tree = _on_gpu(forest(11, rows, length, num_trunk, in_order=True)[1])
         shape = queries_keys_values(rows, 4, 2, length, 64, device="cuda", dtype=torch.bfloat16)
-        tree_attention(*(x.requires_grad_() for x in shape), tree, "flex").sum().backward()
+        query, key, value = (x.requires_grad_() for x in shape)
+        tree_attention(query, key, value, tree, "flex").sum().backward()
 
     step(4, 1100, 1000)
     before = torch.cuda.memory_allocated()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from processes import ROOT, start
 HERE = Path(__file__).parent
 
 
-def test_one_teacher_is_plain_fine_tuning_for_twenty_steps(tmp_path):
+def test_one_teacher_is_plain_fine_tuning_for_twenty_steps(tmp_path: Path) -> None:
     out = tmp_path / "found.pt"
     settings = ["method=single:ada", "data.batch_size=4", "data.limit=100", "optimizer.schedule=constant"]
     settings += ["optimizer.warmup_steps=0", "tree.row_tokens=160", "tree.rows=1", "student.scratch.hidden_size=64"]
@@ -27,7 +28,7 @@ def test_one_teacher_is_plain_fine_tuning_for_twenty_steps(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def two_heads(tmp_path_factory):
+def two_heads(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What became of two heads of which some passes use one, for stages 0 to 3 and all offloaded ones."""
     folder = tmp_path_factory.mktemp("two_heads")
     out, offloaded = folder / "found.pt", [folder / "offload_1.json", folder / "offload_2.json"]
@@ -39,13 +40,13 @@ def two_heads(tmp_path_factory):
     return torch.load(out, weights_only=True)
 
 
-def test_a_parameter_that_a_step_does_not_use_stays_where_it_is(two_heads):
+def test_a_parameter_that_a_step_does_not_use_stays_where_it_is(two_heads: Any) -> None:
     for found in two_heads:
         assert found["moved"]["always.weight"] > 0.05
         assert found["moved"]["sometimes.weight"] == found["moved"]["sometimes.bias"] == 0.0
 
 
-def test_a_pass_hands_no_gradient_to_the_next_one_that_skips_the_parameter(two_heads):
+def test_a_pass_hands_no_gradient_to_the_next_one_that_skips_the_parameter(two_heads: Any) -> None:
     for found in two_heads:
         both, one, added = found["taken"]
         # The derivative of the sum over two rows of ones is 2 a weight and 2 a bias, five elements a head.

@@ -41,20 +41,20 @@ BY_HAND = Path(__file__).with_name("hand_checked_verdicts.csv")
         ("I could not say.", "7", False),
     ],
 )
-def test_verdicts(sentence, gold, right):
+def test_verdicts(sentence: str, gold: str, right: bool) -> None:
     found = verdict(sentence, gold)
     assert found.right is right, found
     assert found.how
 
 
-def test_no_conclusion_is_no_answer():
+def test_no_conclusion_is_no_answer() -> None:
     assert verdict("We add them up.", "7").answer is None
 
 
 @pytest.mark.parametrize(
     "trap", ["9" * 5000, "^" * 400, "{" * 300 + "1" + "}" * 300, r"\frac{1}{" * 60 + "1" + "}" * 60, "9^9^9^9^9^9"]
 )
-def test_traps_end_in_time(trap):
+def test_traps_end_in_time(trap: str) -> None:
     import time
 
     started = time.perf_counter()
@@ -63,7 +63,7 @@ def test_traps_end_in_time(trap):
     assert time.perf_counter() - started < 3 * SECONDS + 6
 
 
-def test_the_job_writes_what_the_reader_reads(tmp_path):
+def test_the_job_writes_what_the_reader_reads(tmp_path: Path) -> None:
     rows = [
         {"id": "a", "question": "q", "answer": "3", "rationales": [
             {"teacher": "x", "text": "one and two\nThe answer is 3", "is_correct": True},
@@ -86,7 +86,7 @@ def test_the_job_writes_what_the_reader_reads(tmp_path):
 
 
 @pytest.mark.skipif(not GPT3.exists(), reason="the shared data are not here")
-def test_the_verdicts_of_a_real_file_are_reproduced():
+def test_the_verdicts_of_a_real_file_are_reproduced() -> None:
     data = DataConfig(train=str(GPT3))
     found = verify(read(str(GPT3), data, 0), None, 1, False, None)
     assert sum(count["given"] for count in found["teachers"].values()) == 3600
@@ -94,7 +94,7 @@ def test_the_verdicts_of_a_real_file_are_reproduced():
 
 
 @pytest.mark.parametrize("name", ["svamp", "gsm8k", "openbookqa"])
-def test_verdicts_are_those_of_a_reader(name):
+def test_verdicts_are_those_of_a_reader(name: str) -> None:
     # 200 rationales a file, drawn over all teachers with seed 0; each one's own final answer judged by reading it.
     file = SHARED / name / "train.jsonl"
     if not file.exists():

@@ -97,7 +97,8 @@ def test_order_and_split_of_the_batch_do_not_matter(
 def test_a_term_is_switched_off_by_its_coefficient(term: str, m: int) -> None:
     batch: Batch = [[(0, 1.0, 2.0, 3.0), (1, 2.0, 0.0, 1.0)]]
     settings = CompatibilityConfig.model_validate({"alpha": 1, "beta": 1, "gamma": 1, "warmup": 0, term: 0.0})
-    metrics_MR, *rest = tensors(batch)
+    metrics_MR, example_R, teacher_R, num_examples = tensors(batch)
+    rest = (example_R, teacher_R, num_examples)
     expected_R = weights(metrics_MR, *rest, scales_of(1, 1, 1), settings, step=0)
     metrics_MR[m, 0] = math.nan
     assert torch.equal(weights(metrics_MR, *rest, scales_of(1, 1, 1), settings, step=0), expected_R)
@@ -108,9 +109,10 @@ def test_a_term_is_switched_off_by_its_coefficient(term: str, m: int) -> None:
 def test_signs_by_hand() -> None:
     settings = CompatibilityConfig(alpha=1, beta=1, gamma=1, tau=2, warmup=0)
     for m, sign in enumerate((1, 1, -1)):
-        row = [0.0, 0.0, 0.0]
-        row[m] = 3.0
-        weight_R = weights(*tensors([[(0, *row), (1, 0.0, 0.0, 0.0)]]), scales_of(1.5, 1.5, 1.5), settings, step=0)
+        first: list[float] = [0.0, 0.0, 0.0]
+        first[m] = 3.0
+        c, a, d = first
+        weight_R = weights(*tensors([[(0, c, a, d), (1, 0.0, 0.0, 0.0)]]), scales_of(1.5, 1.5, 1.5), settings, step=0)
         # A difference of 3 / 1.5 = 2 scales, at tau 2: a log-ratio of 1.
         assert math.log(weight_R[0] / weight_R[1]) == pytest.approx(sign, abs=1e-6)
 
@@ -162,6 +164,9 @@ def test_no_rationale_at_all() -> None:
 
 
 def test_carries_no_gradient() -> None:
-    metrics_MR, *rest = tensors([[(0, 1, 2, 3), (1, 4, 5, 6)]])
-    found = weights(metrics_MR.requires_grad_(), *rest, scales_of(1, 1, 1), CompatibilityConfig(warmup=0), step=0)
+    metrics_MR, example_R, teacher_R, num_examples = tensors([[(0, 1, 2, 3), (1, 4, 5, 6)]])
+    metrics_MR.requires_grad_()
+    found = weights(
+        metrics_MR, example_R, teacher_R, num_examples, scales_of(1, 1, 1), CompatibilityConfig(warmup=0), step=0
+    )
     assert not found.requires_grad

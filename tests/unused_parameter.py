@@ -7,26 +7,27 @@ stages 0 to 3.
 import sys
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compact_ds.config import load
-from compact_ds.engine.ranks import ranks
+from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.engine.shards import full_state
 from compact_ds.engine.start import Engine
 
 
 class TwoHeads(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.always, self.sometimes = nn.Linear(4, 1), nn.Linear(4, 1)
 
-    def forward(self, batch):
+    def forward(self, batch: tuple[Tensor, bool]) -> Tensor:
         x, both = batch
-        return (self.always(x) + self.sometimes(x) if both else self.always(x)).sum()
+        loss: Tensor = (self.always(x) + self.sometimes(x) if both else self.always(x)).sum()
+        return loss
 
 
-def moved(overrides, group):
+def moved(overrides: list[str], group: Ranks) -> dict[str, float]:
     # No memory of past gradients, so that only the present one can move a parameter.
     engine = Engine(TwoHeads(), load("arithmetic", ["optimizer.betas=[0.0,0.9]", *overrides]), group)
     x = torch.ones(2, 4)
@@ -38,7 +39,7 @@ def moved(overrides, group):
     return {name: float((states[1][name] - tensor).abs().max()) for name, tensor in states[0].items()}
 
 
-def taken(overrides, group):
+def taken(overrides: list[str], group: Ranks) -> Tensor:
     """Shards of three passes of one step: both heads, one of them, and a pass of two micro-batches with each in turn."""
     engine = Engine(TwoHeads(), load("arithmetic", overrides), group)
     shards = torch.zeros(3, engine.shards.size)
