@@ -69,7 +69,8 @@ def masks(work: list[Batch]) -> tuple[int, int]:
     kept, whole = [], []
     for batch in work:
         tree = Ancestry(batch.order_BL, batch.end_BL, batch.positions_BL, batch.num_trunk, batch.places)
-        kept.append(sum(span.mask_S1K.nbytes for span in tree.spans(None)))
+        found = tree.bundles(None)
+        kept.append(sum(bundle.mask_NS1K.nbytes for bundle in found.trunk + found.leaves))
         whole.append(tree.dense(None).nbytes)
     return max(kept), max(whole)
 

@@ -29,7 +29,9 @@ def packed(max_probes: int) -> Batch:
 @pytest.mark.parametrize(("window", "softcap"), [(None, None), (4, None), (None, 2.0), (5, 1.5)])
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2)])
 @pytest.mark.parametrize("max_probes", [0, 3])
-def test_values_and_gradients_equal_the_dense_mask(max_probes, heads, groups, window, softcap):
+def test_values_and_gradients_equal_the_dense_mask(
+    max_probes: int, heads: int, groups: int, window: int | None, softcap: float | None
+) -> None:
     batch = packed(max_probes)
     assert len(batch.places) == 5 and len(batch.ids_BL) == 2
     torch.manual_seed(0)
@@ -39,7 +41,7 @@ def test_values_and_gradients_equal_the_dense_mask(max_probes, heads, groups, wi
     assert not real_BL.all()
     upstream, found = torch.randn(inputs[0].shape), []
     for tree in (Ancestry(*told, batch.places), Ancestry(*told)):
-        out = tree_attention(*inputs, tree, "sdpa", scale=0.3, window=window, softcap=softcap)
+        out = tree_attention(inputs[0], inputs[1], inputs[2], tree, "sdpa", scale=0.3, window=window, softcap=softcap)
         kept = torch.where(real_BL[:, None, :, None], out, 0.0)
         found.append((kept, *torch.autograd.grad((kept * upstream).sum(), inputs)))
     for mine, theirs in zip(*found, strict=True):
