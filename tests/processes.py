@@ -1,13 +1,26 @@
-"""Starting ranks for tests, without a launcher."""
+"""Starting ranks for tests, without a launcher.
 
+Owns the one process that has torch, DeepSpeed and this package loaded, of which ranks are forks: loading takes a rank seconds,
+and many tests start several.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.forkserver
 import os
+import runpy
 import socket
-import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
+from functools import lru_cache
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+_ALONE = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 
 
 def start(command: Sequence[str], world_size: int, timeout: float = 300) -> tuple[list[int], list[str]]:
@@ -15,18 +28,58 @@ def start(command: Sequence[str], world_size: int, timeout: float = 300) -> tupl
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    together = os.environ | {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    together |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
-    places = [{"RANK": str(r), "LOCAL_RANK": str(r)} for r in range(world_size)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *command],
-            env=together | place,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for place in places
-    ]
-    outputs = [process.communicate(timeout=timeout)[0] for process in processes]
-    return [process.returncode for process in processes], outputs
+    together = os.environ | {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | _ALONE
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder) / str(rank) for rank in range(world_size)]
+        processes = [
+            _loaded().Process(
+                target=_run,
+                args=(list(command), together | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, os.getcwd(), str(output)),
+            )
+            for rank, output in enumerate(outputs)
+        ]
+        for process in processes:
+            process.start()
+        _wait(processes, time.monotonic() + timeout)
+        return [process.exitcode or 0 for process in processes], [output.read_text("utf-8") for output in outputs]
+
+
+@lru_cache(maxsize=1)
+def _loaded() -> ForkServerContext:
+    """The process to fork from; it starts with the first rank."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["loaded_for_ranks"])
+    before = dict(os.environ)
+    os.environ.update(_ALONE)
+    multiprocessing.forkserver.ensure_running()
+    os.environ.clear()
+    os.environ.update(before)
+    return context
+
+
+def _run(command: list[str], environment: dict[str, str], folder: str, output: str) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(written, 1)
+    os.dup2(written, 2)
+    if command[0] == "-m":
+        sys.argv = command[1:]
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = list(command)
+        sys.path.insert(0, str(Path(command[0]).parent))
+        runpy.run_path(command[0], run_name="__main__")
+
+
+def _wait(processes: Sequence[ForkServerProcess], deadline: float) -> None:
+    try:
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            assert process.exitcode is not None, "a rank did not end in time"
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+                process.join()
