@@ -45,14 +45,21 @@ def scored(folder: Path) -> Scored:
     return found, [json.loads(line) for line in output.read_text().splitlines()]
 
 
-def assert_same(rows: Rows, want: Rows, tolerance: float = 1e-5) -> None:
+# Losses of 3 nats in fp32 over other neighbours in a row: measured 2.4e-7. A weight moves by up to beta / (4 tau s_A) = 42 times
+# what its gain does, s_A being 0.02 nats for this untrained student.
+TOLERANCE = 1e-6
+OF_WEIGHTS = 42
+
+
+def assert_same(rows: Rows, want: Rows) -> None:
     assert [(r["id"], r["teacher"], r["index"], r["epiphany_step"]) for r in rows] == [
         (r["id"], r["teacher"], r["index"], r["epiphany_step"]) for r in want
     ]
     for row, other in zip(rows, want, strict=True):
-        for key in ("weight", "consensus", "adaptability", "difficulty", "token_loss"):
-            assert row[key] == pytest.approx(other[key], abs=tolerance), (row["id"], key)
-        assert row["pmi"] == pytest.approx(other["pmi"], abs=tolerance)
+        assert row["weight"] == pytest.approx(other["weight"], abs=OF_WEIGHTS * TOLERANCE), row["id"]
+        for key in ("consensus", "adaptability", "difficulty", "token_loss"):
+            assert row[key] == pytest.approx(other[key], abs=TOLERANCE), (row["id"], key)
+        assert row["pmi"] == pytest.approx(other["pmi"], abs=TOLERANCE)
 
 
 def test_weights_are_softmaxes_of_standardised_metrics(scored: Scored) -> None:
@@ -93,7 +100,7 @@ def test_rows_give_the_scores_of_trees(folder: Path, scored: Scored) -> None:
         str(folder / "questions.jsonl"), "scratch", output, None, [*own(folder), "tree.layout=rows", "tree.rows=8"]
     )
     # The same tokens in other rows, fp32.
-    assert_same([json.loads(line) for line in output.read_text().splitlines()], scored[1], 1e-4)
+    assert_same([json.loads(line) for line in output.read_text().splitlines()], scored[1])
 
 
 def test_two_ranks_and_parquet_give_the_same(folder: Path, scored: Scored) -> None:
@@ -133,7 +140,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(folder: Path, scored: Scored) ->
         score.run(str(folder / "questions.jsonl"), "scratch", output, None, [*own(folder), "data.batch_size=1"])
     assert 0 < len(calls) < 60
     # Batches of other sizes, fp32; a weight multiplies a difference by beta / (tau * spread).
-    assert_same([json.loads(line) for line in output.read_text().splitlines()], scored[1], 1e-4)
+    assert_same([json.loads(line) for line in output.read_text().splitlines()], scored[1])
 
 
 def test_a_journal_of_another_run_is_refused(folder: Path) -> None:
