@@ -1,7 +1,7 @@
 """Which tokens of a tree attend together, and how those of a row are bundled into few products.
 
 Owns one idea: in a tree whose branches hang on its root, a branch's keys are the root's and its own. So a row of many trees
-needs no mask over the row: each root, each branch and each tree's leaves are a span of queries with the keys that hold all their
+needs no mask over the row: each root, each branch and the leaves of each are a span of queries with the keys that hold all their
 ancestors, and work and mask memory grow with the tokens, where a mask over the row grows with their square. Spans of nearly one
 size are computed together, filled up to the longest. Whose keys are whose ancestors is `tree_attention`'s, the computation
 `span_attention`'s.
@@ -32,26 +32,31 @@ BUNDLE = 16384
 
 @dataclass(frozen=True, slots=True)
 class TreePlace:
-    """Where a tree lies: its row, first token, lengths of root and branches, which follow one another, and its leaves.
+    """Where a tree lies: its row, and first token and lengths of root and branches, which follow one another.
 
-    `leaves` are the first leaf token and the one after the last; a leaf's ancestors are in its own tree.
+    Likewise first token and lengths of the leaves that hang on the root, and on each of the branches.
     """
 
     row: int
     start: int
     lengths: tuple[int, ...]
-    leaves: Run
+    leaf_start: int
+    leaf_lengths: tuple[int, ...]
 
-    @property
-    def stop(self) -> int:
-        """The token after the last of the trunk."""
-        return self.start + sum(self.lengths)
+    def trunk_runs(self) -> list[tuple[Run, ...]]:
+        """For root and branches: the runs of keys that hold all ancestors, the last one their own tokens."""
+        root, *branches = _runs(self.start, self.lengths)
+        return [(root,), *((root, branch) for branch in branches)]
 
-    def key_runs(self) -> list[tuple[Run, ...]]:
-        """For root, branches and leaves: the runs of keys that hold all ancestors, the last one its own tokens."""
-        cuts = list(itertools.accumulate(self.lengths, initial=self.start))
-        root, *branches = itertools.pairwise(cuts)
-        return [(root,), *((root, branch) for branch in branches), ((self.start, self.stop), self.leaves)]
+    def leaf_runs(self) -> list[tuple[Run, ...]]:
+        """The same for the leaves of the root and of each branch."""
+        return [
+            (*runs, own) for runs, own in zip(self.trunk_runs(), _runs(self.leaf_start, self.leaf_lengths), strict=True)
+        ]
+
+
+def _runs(start: int, lengths: Sequence[int]) -> Iterator[Run]:
+    return itertools.pairwise(itertools.accumulate(lengths, initial=start))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +94,19 @@ _Span = tuple[np.ndarray, np.ndarray]
 def make_bundles(
     places: Sequence[TreePlace], shape: tuple[int, int], sees: Callable[[Tensor, Tensor], Tensor], device: torch.device
 ) -> Bundles:
-    """Bundle every root, branch and leaves that are not empty.
+    """Bundle every root, every branch and the leaves of each, where they are not empty.
 
     `shape` is (B, L); `sees(query_NS, key_NK)` tells ancestors, bool [N, S, K], for tokens that count through the rows.
     """
     trunk: list[_Span] = []
     leaves: list[_Span] = []
     for place in places:
-        *branches, leaf = place.key_runs()
-        for spans, runs in [(trunk, runs) for runs in branches] + [(leaves, leaf)]:
-            if runs[-1][0] < runs[-1][1]:
-                first = place.row * shape[1]
-                spans.append((first + np.arange(*runs[-1]), np.concatenate([first + np.arange(*run) for run in runs])))
+        first = place.row * shape[1]
+        for spans, kind in ((trunk, place.trunk_runs()), (leaves, place.leaf_runs())):
+            for runs in kind:
+                keys = [first + np.arange(*run) for run in runs]
+                if len(keys[-1]):
+                    spans.append((keys[-1], np.concatenate(keys)))
     num_tokens = shape[0] * shape[1]
     parts = [[_padded(spans, num_tokens) for spans in _bundled(kind)] for kind in (trunk, leaves)]
     num_trunk = sum(query_NS.size for query_NS, _ in parts[0])

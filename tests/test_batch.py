@@ -159,7 +159,7 @@ def test_two_rows_by_hand() -> None:
     assert batch.order_BL.tolist() == [[0, 1, 3, 2, 4], [0, 2, 7, 1, 9]]
     assert batch.end_BL.tolist() == [[5, 5, 5, 3, 5], [3, 3, 8, 2, 10]]
     assert batch.num_trunk == 3
-    assert batch.places == (TreePlace(0, 0, (2, 1), (3, 5)), TreePlace(1, 0, (1, 1), (3, 4)))
+    assert batch.places == (TreePlace(0, 0, (2, 1), 3, (1, 1)), TreePlace(1, 0, (1, 1), 3, (1, 0)))
     # The rationales' rows, the questions' probes, the probe after 21.
     assert batch.index_N.tolist() == [1, 2, 5, 6, 3, 8, 4]
     assert batch.target_N.tolist() == [21, 22, 31, 32, 19, 16, 19]
@@ -172,7 +172,7 @@ def test_two_trees_in_a_row_by_hand() -> None:
     assert batch.ids_BL.tolist() == [[12, 31, 10, 11, 21, 17, 18, 18]]
     assert batch.order_BL.tolist() == [[0, 2, 3, 4, 6, 1, 5, 7]]
     assert batch.end_BL.tolist() == [[3, 3, 8, 8, 8, 2, 6, 8]]
-    assert batch.places == (TreePlace(0, 0, (1, 1), (5, 6)), TreePlace(0, 2, (2, 1), (6, 8)))
+    assert batch.places == (TreePlace(0, 0, (1, 1), 5, (1, 0)), TreePlace(0, 2, (2, 1), 6, (1, 1)))
     # The order is the records', not the row's.
     assert batch.target_N.tolist() == [21, 22, 31, 32, 19, 16, 19]
 

@@ -55,7 +55,7 @@ def test_masks_grow_with_the_trees_and_not_with_the_row() -> None:
     for shapes in ([(20, 40, 40)] * 30, [(20 + n, 40 - n, 30 + 2 * n) for n in range(30)]):
         places, start = [], 0
         for lengths in shapes:
-            places.append(TreePlace(0, start, lengths, (0, 0)))
+            places.append(TreePlace(0, start, lengths, 0, (0, 0, 0)))
             start += sum(lengths)
         found = make_bundles(places, (1, start), all_seen, torch.device("cpu"))
         sizes = [bundle.mask_NS1K.shape for bundle in found.trunk]
@@ -80,11 +80,11 @@ def test_each_token_is_a_query_once_and_a_key_of_each_span_that_sees_it() -> Non
     num_tokens = batch.ids_BL.numel()
     seen_T, own_T = np.zeros(num_tokens, dtype=int), np.zeros(num_tokens, dtype=int)
     for place in batch.places:
-        for runs in place.key_runs()[:-1]:
+        for runs in place.trunk_runs():
             for start, stop in runs:
                 seen_T[place.row * length + start : place.row * length + stop] += 1
-        own_T[place.row * length + place.start : place.row * length + place.stop] = 1
-        own_T[place.row * length + place.leaves[0] : place.row * length + place.leaves[1]] = 2
+        for kind, start, lengths in ((1, place.start, place.lengths), (2, place.leaf_start, place.leaf_lengths)):
+            own_T[place.row * length + start : place.row * length + start + sum(lengths)] = kind
     listed = torch.cat([torch.tensor([num_tokens])] + [b.query_NS.flatten() for b in found.trunk + found.leaves])
     assert [int(listed[slot]) if slot else None for slot in found.query_slot_T] == [
         token if own else None for token, own in enumerate(own_T)

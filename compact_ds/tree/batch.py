@@ -114,7 +114,7 @@ class _Grid:
         """Write a tree into row b; the place of each of its tokens in the flattened grid."""
         num_leaf = len(tree.ids_T) - tree.num_trunk
         start, leaf = self.trunk_used[b], self.num_trunk + self.leaf_used[b]
-        self.places.append(TreePlace(b, start, tree.lengths, (leaf, leaf + num_leaf)))
+        self.places.append(TreePlace(b, start, tree.lengths, leaf, tree.leaf_lengths))
         at = np.concatenate((start + np.arange(tree.num_trunk), leaf + np.arange(num_leaf)))
         self.columns[:, b, at] = tree.ids_T, tree.positions_T, tree.order_T + self.order_used[b]
         self.end[b, at] = tree.end_T + self.order_used[b]

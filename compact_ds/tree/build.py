@@ -12,6 +12,7 @@ N rows of the head, of which the first `num_grad` train.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,8 +54,8 @@ class Segment:
 class TokenTree:
     """A built piece. `order_T` and `end_T` tell ancestors as in `kernels.tree_attention`.
 
-    `lengths` are those of root and branches in the trunk. `row_N` is the token whose hidden state predicts `target_N`;
-    segments lie one after another in row order.
+    `lengths` are those of root and branches in the trunk, `leaf_lengths` of the leaves that hang on each. `row_N` is the token
+    whose hidden state predicts `target_N`; segments lie one after another in row order.
     """
 
     ids_T: Ints
@@ -62,6 +63,7 @@ class TokenTree:
     order_T: Ints
     end_T: Ints
     lengths: tuple[int, ...]
+    leaf_lengths: tuple[int, ...]
     row_N: Ints
     target_N: Ints
     num_grad: int
@@ -147,7 +149,7 @@ def _build_probe_row(record: Record, rationale: int, step: int) -> TokenTree:
     row_N, target_N = order_T[-record.answer_tokens :], record.probe_ids[-record.answer_tokens :]
     segment = Segment(rationale, step, record.answer_tokens)
     end_T = np.full_like(order_T, len(ids_T))
-    return TokenTree(ids_T, order_T, order_T, end_T, (len(ids_T),), row_N, target_N, 0, (segment,))
+    return TokenTree(ids_T, order_T, order_T, end_T, (len(ids_T),), (0,), row_N, target_N, 0, (segment,))
 
 
 def _build_tree(record: Record, piece: Piece) -> TokenTree:
@@ -188,7 +190,9 @@ def _build_tree(record: Record, piece: Piece) -> TokenTree:
     ]
     row_N, target_N = np.concatenate(rows).astype(np.int32), np.concatenate(targets).astype(np.int32)
     lengths = (num_prompt, *(_branch(record, r, piece.probes) for r in piece.rationales))
-    return TokenTree(ids_T, positions_T, order_T, end_T, lengths, row_N, target_N, num_grad, tuple(segments))
+    hung = Counter(r for r, _ in piece.probes)
+    hanging = tuple(num_probe * hung[r] for r in (ROOT, *piece.rationales))
+    return TokenTree(ids_T, positions_T, order_T, end_T, lengths, hanging, row_N, target_N, num_grad, tuple(segments))
 
 
 class _Tokens:
