@@ -20,6 +20,7 @@ from typing import Any
 from compact_ds import callbacks as hooks
 from compact_ds import config as configuration
 from compact_ds.engine import random_state
+from compact_ds.engine.allocator import give_back_freed_memory
 from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.engine.shards import full_state
 from compact_ds.engine.start import Engine, learning_rate
@@ -235,6 +236,7 @@ class _Run:
         if log is not None and len(row) > 1:
             log.evaluation(row)
             self.callbacks.on_evaluation(row)
+        give_back_freed_memory()
 
     def finish(self, log: RunLog | None) -> None:
         """Last evaluation, `final/`, `summary.json`."""

@@ -20,6 +20,25 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+GIVEN_BACK = """
+import psutil, torch
+from compact_ds.engine.allocator import give_back_freed_memory, keep_freed_memory
+keep_freed_memory()
+held = [torch.ones(2**18) for _ in range(512)]
+last = torch.ones(2**18)
+del held
+before = psutil.Process().memory_info().rss
+give_back_freed_memory()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_what_is_free_is_given_back_on_demand_even_below_what_is_held() -> None:
+    done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 500 * 2**20, "512 tensors of 1 MiB"
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_memory_that_was_freed_is_used_again() -> None:
     faults = {}
