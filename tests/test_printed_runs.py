@@ -92,8 +92,12 @@ def _here(words: str, number: int) -> list[str]:
         given += ["--dry-run", "data.batch_size=16"]
     elif given[0] == "launch":
         given += ["data.batch_size=4"]
-    if given[:2] in (["bench", "step"], ["bench", "kernels"]):
-        given += ["--repeats", "1"]
+    if given[0] == "bench":
+        given += [
+            "--repeats",
+            "1",
+            *(["--rows", "64", "--shapes", "1000x64"] if given[1] == "kernels" else ["data.batch_size=2"]),
+        ]
     return [word.replace("../shared/data/", "") for word in given]
 
 
