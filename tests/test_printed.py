@@ -46,7 +46,7 @@ def spans(text: str) -> list[str]:
 
 def commands(text: str) -> list[str]:
     """The words after `compact-ds` on every line of code that begins with it, without remarks beside the command."""
-    lines = "\n".join(blocks(text)).replace("\\\n", " ").splitlines()
+    lines = re.sub(r"\\\n\s*", "", "\n".join(blocks(text))).splitlines()
     lines += [span for span in spans(text) if " -" in span or "=" in span]
     found = [match[1] for line in lines if (match := _COMMAND.match(line.strip()))]
     return [re.split(r"\s{2,}|\s#\s", re.sub(r" +(?=--)", " ", words))[0] for words in found]

@@ -48,8 +48,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name in ("svamp", "gsm8k_gpt3", "written"):
         (made / name).mkdir()
     train = write(made / "train.jsonl", 12)
-    for copy in ("test", "mine", "raw", "questions", "svamp/train", "gsm8k_gpt3/train"):
+    for copy in ("test", "mine", "raw", "questions", "gsm8k_gpt3/train"):
         shutil.copy(train, made / f"{copy}.jsonl")
+    for name in ("train", "test"):
+        (made / "svamp" / f"{name}.jsonl").write_text("".join(_word_problems()), encoding="utf-8")
     rows = [json.loads(line) for line in train.read_text(encoding="utf-8").splitlines()]
     texts = [
         {k: row[k] for k in ("id", "question", "answer")} | {"rationale": row["rationales"][0]["text"]} for row in rows
@@ -70,6 +72,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         teacher = {"name": "ann", "model": "m", "prompt": "{question}", "base_url": server.url}
         (made / "teachers.yaml").write_text(yaml.safe_dump({"teachers": [teacher]}), encoding="utf-8")
         yield made
+
+
+def _word_problems() -> Iterator[str]:
+    """Lines of questions that misleading teachers can be made for, under the names of SVAMP's teachers."""
+    for i in range(8):
+        a, b = 7 + i, 3 + 2 * i
+        text = f"Ann has {a} shells. She finds {b} shells. {a} + {b} = {a + b}. The answer is {a + b}."
+        told = [{"teacher": name, "text": text} for name in ("gpt-4o", "gemini-1.5-flash", "llama-3-70b")]
+        question = f"Ann has {a} shells and finds {b} shells more. How many shells does she have?"
+        yield json.dumps({"id": f"s{i}", "question": question, "answer": str(a + b), "rationales": told}) + "\n"
 
 
 def _here(words: str, number: int) -> list[str]:
