@@ -101,7 +101,8 @@ def _here(words: str, number: int) -> list[str]:
         given += ["--seeds", "1"]
     if given[0] == "launch" and {"--hostfile", "--num-nodes", "8"} & set(given):
         given = [word for word in given if word != "--submit"]
-        given += ["--dry-run", "data.batch_size=16"]
+        # Of 8, 14 or 16 ranks.
+        given += ["--dry-run", "data.batch_size=112"]
     elif given[0] == "launch":
         given += ["data.batch_size=4"]
     if given[0] == "bench":
