@@ -3,8 +3,8 @@
     python tests/measure_oracle_weight.py RUN
 
 A measurement, not a test. The oracle reads the verdicts: it puts all of a question's weight on right rationales where there is
-one. A run's questions are drawn again from its config, its own weight is `right_share` of `metrics.jsonl`; steps of the warm-up do
-not count.
+one. A run's questions are drawn again from its config, its own weight is `right_share` of `metrics.jsonl`; the steps of the
+warm-up do not count.
 """
 
 from __future__ import annotations
