@@ -153,7 +153,9 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
+        kept = Path(sys.argv[1])
+        kept.mkdir(parents=True, exist_ok=True)
+        main(kept)
     else:
         with tempfile.TemporaryDirectory() as name:
             main(Path(name))

@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ]
     (made / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts), encoding="utf-8")
     (made / "hostfile").write_text("worker-1 slots=8\nworker-2 slots=8\n", encoding="utf-8")
-    grid = {"config": "arithmetic", "max_steps": 2, "overrides": ["data.batch_size=2"], "grid": {"world_size": [1]}}
+    grid = {"config": "arithmetic", "max_steps": 3, "overrides": ["data.batch_size=2"], "grid": {"world_size": [1]}}
     (made / "grid.yaml").write_text(yaml.safe_dump(grid), encoding="utf-8")
     for method in ("compact", "uniform"):
         run = f"run_dir=runs/{'first' if method == 'compact' else method}"
