@@ -64,7 +64,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         run = f"run_dir=runs/{'first' if method == 'compact' else method}"
         done = _run(["train", "arithmetic", f"method={method}", run, *_ONE_STEP], made)
         assert done.returncode == 0, done.stderr
-    shutil.copytree(made / "runs" / "first", made / "runs" / "mine")
+    mine = ["data.train=mine.jsonl", "student.tokenizer=task:arithmetic", "run_dir=runs/mine"]
+    done = _run(["train", "arithmetic", *mine, *_ONE_STEP], made)
+    assert done.returncode == 0, done.stderr
     shutil.copytree(made / "runs" / "first", made / "runs" / "svamp_smollm2")
     done = _run(["score", "mine.jsonl", "--student", "runs/mine/final", "--output", "scores.jsonl"], made)
     assert done.returncode == 0, done.stderr
