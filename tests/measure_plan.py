@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from processes import start
+from processes import start_fresh
 from scipy.optimize import nnls
 
 from compact_ds.config import load
@@ -123,7 +123,7 @@ def measured(folder: Path, world_size: int) -> list[list[dict[str, Any]]]:
     files = [Path(f"{out}-{rank}.json") for rank in range(world_size)]
     if all(file.exists() for file in files):
         return [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    _, outputs = start([str(WORKER), str(out), "arithmetic", wanted], world_size, timeout=1500)
+    outputs = start_fresh([str(WORKER), str(out), "arithmetic", wanted], world_size, timeout=1500)
     if not all(file.exists() for file in files):
         raise RuntimeError(outputs[0][-3000:])
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]

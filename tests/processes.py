@@ -11,6 +11,7 @@ import multiprocessing.forkserver
 import os
 import runpy
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,23 +26,36 @@ _ALONE = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": f"{ROOT
 
 def start(command: Sequence[str], world_size: int, timeout: float = 300) -> tuple[list[int], list[str]]:
     """Run `python *command` as every rank of a world; exit codes and outputs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    together = os.environ | {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | _ALONE
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / str(rank) for rank in range(world_size)]
         processes = [
-            _loaded().Process(
-                target=_run,
-                args=(list(command), together | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, os.getcwd(), str(output)),
-            )
-            for rank, output in enumerate(outputs)
+            _loaded().Process(target=_run, args=(list(command), environment, os.getcwd(), str(output)))
+            for environment, output in zip(_environments(world_size), outputs, strict=True)
         ]
         for process in processes:
             process.start()
         _wait(processes, time.monotonic() + timeout)
         return [process.exitcode or 0 for process in processes], [output.read_text("utf-8") for output in outputs]
+
+
+def start_fresh(command: Sequence[str], world_size: int, timeout: float = 300) -> list[str]:
+    """The same by processes of their own, for measurements: what is loaded already would change what garbage is held how long."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for environment in _environments(world_size)
+    ]
+    return [process.communicate(timeout=timeout)[0] for process in processes]
+
+
+def _environments(world_size: int) -> list[dict[str, str]]:
+    """What each rank is told."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    together = os.environ | {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | _ALONE
+    return [together | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
 
 
 @lru_cache(maxsize=1)
