@@ -113,9 +113,10 @@ def step_flops(shape: Shape, work: Workload, checkpointing: bool, on_gpu: bool) 
 
 
 def host_calls(shape: Shape, work: Workload, checkpointing: bool, zero_stage: int) -> float:
-    """Parameters times passes of a step, those without hooks at their share."""
+    """Parameters times passes of a step, those without hooks at their share; an adapter's go with those of its layer."""
     passes = len(work.micro_batches) * (3 if checkpointing else 2)
-    return len(shape.parameters) * passes * (1.0 if zero_stage == 3 else _HOST_SHARE)
+    called = [p for p in shape.parameters if shape.lora is None or not p.trained]
+    return len(called) * passes * (1.0 if zero_stage == 3 else _HOST_SHARE)
 
 
 def link(found: Machine, world_size: int) -> float:
