@@ -118,7 +118,7 @@ def _here(words: str, number: int) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("words", COMMANDS)
+@pytest.mark.parametrize("words", COMMANDS, ids=[words[:70] for words in COMMANDS])
 def test_a_printed_command_runs(folder: Path, words: str) -> None:
     if words.startswith("doctor") and "--hostfile" in words:
         pytest.skip("needs two machines: test_two_nodes and test_doctor run it")
