@@ -40,11 +40,12 @@ class _SpanAttention(torch.autograd.Function):
         parts = _Parts(query_BHLE, key_BGLE, value_BGLE, scale, softcap)
         outs, lses = [], []
         for bundle in (*bundles.trunk, *bundles.leaves):
-            score_GNSJK, _ = parts.scores(bundle)
+            query_MQE, key_MKE, value_MKE = parts.of(bundle)
+            score_GNSJK, _ = parts.scores(query_MQE, key_MKE, bundle)
             max_GNSJ1 = score_GNSJK.amax(4, keepdim=True)
             weight_GNSJK = score_GNSJK.sub_(max_GNSJ1).exp2_()
             sum_GNSJ1 = weight_GNSJK.sum(4, keepdim=True)
-            out_MQE = torch.bmm(_matrices(weight_GNSJK), parts.values(bundle))
+            out_MQE = torch.bmm(_matrices(weight_GNSJK), value_MKE)
             outs.append(out_MQE.div_(_matrices(sum_GNSJ1)))
             lses.append(sum_GNSJ1.log2_().add_(max_GNSJ1))
         out_BLHE = _gathered(outs, bundles.query_slot_T, query_BHLE, parts.num_groups)
@@ -58,20 +59,21 @@ class _SpanAttention(torch.autograd.Function):
         query_BHLE, key_BGLE, value_BGLE, out_BLHE, *lses = ctx.saved_tensors
         bundles, scale, softcap = ctx.options
         parts = _Parts(query_BHLE, key_BGLE, value_BGLE, scale, softcap)
-        grad_GUQE = _by_group(grad_BHLE, parts.num_groups)
+        grad_GUJE = _by_group(grad_BHLE, parts.num_groups)
         # What the softmax takes off a query's gradients, whose weights add up to 1.
-        shift_GUQ1 = (grad_GUQE * _by_group(out_BLHE.transpose(1, 2), parts.num_groups)).sum(3, keepdim=True)
+        shift_GUJ1 = (grad_GUJE * _by_group(out_BLHE.transpose(1, 2), parts.num_groups)).sum(3, keepdim=True)
         queries, keys, values = [], [], []
         for bundle, lse_GNSJ1 in zip(bundles.trunk, lses, strict=True):
-            score_GNSJK, slope_GNSJK = parts.scores(bundle)
+            query_MQE, key_MKE, value_MKE = parts.of(bundle)
+            score_GNSJK, slope_GNSJK = parts.scores(query_MQE, key_MKE, bundle)
             weight_MQK = _matrices(score_GNSJK.sub_(lse_GNSJ1).exp2_())
-            grad_MQE, shift_MQ1 = (_taken(x, bundle.query_NS) for x in (grad_GUQE, shift_GUQ1))
+            grad_MQE, shift_MQ1 = (_taken(x, bundle.query_NS) for x in (grad_GUJE, shift_GUJ1))
             values.append(torch.bmm(weight_MQK.transpose(1, 2), grad_MQE))
-            grad_MQK = torch.bmm(grad_MQE, parts.values(bundle).transpose(1, 2)).sub_(shift_MQ1).mul_(weight_MQK)
+            grad_MQK = torch.bmm(grad_MQE, value_MKE.transpose(1, 2)).sub_(shift_MQ1).mul_(weight_MQK)
             if slope_GNSJK is not None:
                 grad_MQK.mul_(_matrices(slope_GNSJK))
-            queries.append(torch.bmm(grad_MQK, parts.keys(bundle)))
-            keys.append(torch.bmm(grad_MQK.transpose(1, 2), parts.queries(bundle)))
+            queries.append(torch.bmm(grad_MQK, key_MKE))
+            keys.append(torch.bmm(grad_MQK.transpose(1, 2), query_MQE))
         query_BLHE = _gathered(queries, bundles.trunk_slot_T, query_BHLE, parts.num_groups, scale)
         # The queries above have the scale in them, and the unit.
         key_BLGE = _summed(keys, bundles, key_BGLE, 1 / _LOG2_E)
@@ -90,21 +92,14 @@ class _Parts:
         self._key_GUJE, self._value_GUJE = (_by_group(x, self.num_groups) for x in (key_BGLE, value_BGLE))
         self._softcap = None if softcap is None else softcap * _LOG2_E
 
-    def queries(self, bundle: Bundle) -> Tensor:
-        """[M, Q, E], scale and unit in them."""
-        return _taken(self._query_GUJE, bundle.query_NS)
+    def of(self, bundle: Bundle) -> tuple[Tensor, Tensor, Tensor]:
+        """A bundle's queries [M, Q, E], scale and unit in them, keys and values [M, K, E]."""
+        query_MQE = _taken(self._query_GUJE, bundle.query_NS)
+        return query_MQE, _taken(self._key_GUJE, bundle.key_NK), _taken(self._value_GUJE, bundle.key_NK)
 
-    def keys(self, bundle: Bundle) -> Tensor:
-        """[M, K, E]."""
-        return _taken(self._key_GUJE, bundle.key_NK)
-
-    def values(self, bundle: Bundle) -> Tensor:
-        """[M, K, E]."""
-        return _taken(self._value_GUJE, bundle.key_NK)
-
-    def scores(self, bundle: Bundle) -> tuple[Tensor, Tensor | None]:
+    def scores(self, query_MQE: Tensor, key_MKE: Tensor, bundle: Bundle) -> tuple[Tensor, Tensor | None]:
         """A bundle's masked scores in units of ln 2, [G, N, S, J, K], and their slope where they are capped."""
-        score_MQK = torch.bmm(self.queries(bundle), self.keys(bundle).transpose(1, 2))
+        score_MQK = torch.bmm(query_MQE, key_MKE.transpose(1, 2))
         num_spans, length = bundle.query_NS.shape
         score_GNSJK = score_MQK.view(self.num_groups, num_spans, length, -1, score_MQK.shape[2])
         slope_GNSJK = None
@@ -144,8 +139,8 @@ def _listed(parts: Sequence[Tensor], num_groups: int, token_size: int, num_zeros
     zeros, *places = listed.split([num_zeros, *counts])
     zeros.zero_()
     for place, count, part in zip(places, counts, parts, strict=True):
-        part_GIE = part.view(num_groups, count, token_size)
-        place.view(count, num_groups, token_size).copy_(part_GIE.transpose(0, 1))
+        by_group = part.view(num_groups, count, token_size)
+        place.view(count, num_groups, token_size).copy_(by_group.transpose(0, 1))
     return listed
 
 

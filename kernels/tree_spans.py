@@ -96,7 +96,8 @@ def make_bundles(
 ) -> Bundles:
     """Bundle every root, every branch and the leaves of each, where they are not empty.
 
-    `shape` is (B, L); `sees(query_NS, key_NK)` tells ancestors, bool [N, S, K], for tokens that count through the rows.
+    There is a place at least, and no root is empty. `shape` is (B, L); `sees(query_NS, key_NK)` tells ancestors, bool [N, S, K],
+    for tokens that count through the rows.
     """
     trunk: list[_Span] = []
     leaves: list[_Span] = []
@@ -146,15 +147,14 @@ def _padded(spans: list[_Span], filler: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _query_slots(queries: list[np.ndarray], num_tokens: int) -> np.ndarray:
+    tokens = np.concatenate([query_NS.ravel() for query_NS in queries])
     slot_T = np.zeros(num_tokens + 1, dtype=np.int64)
-    if queries:
-        tokens = np.concatenate([query_NS.ravel() for query_NS in queries])
-        slot_T[tokens] = 1 + np.arange(len(tokens))
+    slot_T[tokens] = 1 + np.arange(len(tokens))
     return slot_T[:-1]
 
 
 def _key_slots(keys: list[np.ndarray], num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    tokens = np.concatenate([key_NK.ravel() for key_NK in keys]) if keys else np.zeros(0, dtype=np.int64)
+    tokens = np.concatenate([key_NK.ravel() for key_NK in keys])
     slots = np.argsort(tokens, kind="stable")
     ends_T = np.searchsorted(tokens[slots], np.arange(num_tokens + 1))
     return slots[: ends_T[-1]], ends_T[:-1]
