@@ -64,6 +64,9 @@ def test_masks_grow_with_the_trees_and_not_with_the_row() -> None:
         held = sum(size.numel() for size in sizes)
         assert sum(needed) <= held <= sum(needed) + FILL * len(needed)
         assert all(size[0] == 1 or size.numel() <= BUNDLE for size in sizes)
+        for bundle in found.trunk:
+            hidden_NSK = (bundle.query_NS < start)[:, :, None] & (bundle.key_NK == start)[:, None]
+            assert ((bundle.mask_NS1K[:, :, 0] == -torch.inf) == hidden_NSK).all()
         assert held < start**2 / 10 and len(sizes) < len(needed) / 3
 
 
