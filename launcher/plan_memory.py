@@ -1,7 +1,8 @@
 """Memory of one rank, by part, for ZeRO stages 0 to 3, offloading and adapters.
 
-Owns what DeepSpeed keeps where. Two moments decide: the backward pass of the largest micro-batch, and the optimizer's step. The
-parts are those of the moment that needs more. Activations are `plan_activations`', sizes `plan_shape`'s.
+Owns what DeepSpeed keeps where. Three moments decide: the backward pass of the largest micro-batch, the optimizer's step and, on
+several CPU ranks under ZeRO-3, the first layers of the forward pass, by which all that ZeRO-3 may gather ahead is under way. The
+parts are those of the moment that needs most. Activations are `plan_activations`', sizes `plan_shape`'s.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class ZeroSettings:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of one rank by part; `moment` says which of the two it is, `host` what is offloaded."""
+    """Bytes of one rank by part; `moment` says which of the three it is, `host` what is offloaded."""
 
     parts: Mapping[str, int]
     moment: str
@@ -87,13 +88,18 @@ def memory(config: Config, shape: Shape, work: Workload, world_size: int, on_gpu
     state = _States(shape, zero, bytes_each, world_size)
     resting = {"parameters": state.parameters, "optimizer": state.optimizer, "buckets": state.resting_buckets}
     moments = [("update", resting | {"gradients": state.gradients_at_update, "update": state.update(on_gpu)})]
+    # Gloo receives into memory of its own, and holds it until the layer that waits for the gather has come.
+    received = state.gather_copy if world_size > 1 and not on_gpu else 0
+    if received:
+        gathered = {"gathered parameters": state.gathered, "passing through": state.gathered + received}
+        moments.append(("forward", resting | gathered | {"gradients": state.gradients(False)}))
     for number, batch in enumerate(work.micro_batches[:1] + tuple(set(work.micro_batches[1:]))):
         found = activations(shape, batch, bytes_each, config.student.gradient_checkpointing, on_gpu)
         backward = {
             "gathered parameters": state.gathered,
             "gradients": state.gradients(number > 0),
             "activations": found.saved,
-            "passing through": max(found.forward_peak, found.backward_peak, found.head, state.gather_copy),
+            "passing through": max(found.forward_peak + received, found.backward_peak, found.head, state.gather_copy),
             "head's gradient": state.head_gradient,
             "tree mask": found.mask,
             "buckets": state.resting_buckets + state.passing_buckets,

@@ -5,7 +5,8 @@ overrides, measured one after the other in one process. The instrument is PyTorc
 (torch.profiler, profile_memory), on from before the student is built: every tensor counts, a kernel's scratch memory too; memory
 maps and the interpreter do not. Times are of the same step after the recording: by the clock, and of the processor, which do not
 grow with what else the machine does. OUT-RANK.json has for each run the bytes held after the last recorded step and the highest
-of each phase of it, the means of the traffic, the times, and the sizes of the micro-batches.
+of each phase of all but the first, which has no optimizer state yet; the means of the traffic, the times, and the sizes of the
+micro-batches. Several steps, because what collectives hold at a time is a race of threads: a run needs what its worst step needs.
 """
 
 import gc
@@ -30,7 +31,7 @@ from compact_ds.student.measure import Student
 from compact_ds.tree.batch import Batch
 from compact_ds.tree.tokenise import Tokeniser
 
-RECORDED, TIMED = 2, 2
+RECORDED, TIMED = 8, 2
 PHASES = ("forward", "backward", "update")
 
 
@@ -43,7 +44,7 @@ def named(function: Callable[..., Any], phase: str) -> Callable[..., Any]:
 
 
 def phases(recorded: profile) -> dict[str, int]:
-    """Highest bytes held during the last step's phases, and at its end, from the allocator's events in time order."""
+    """Highest bytes held in each phase after the first step, and at the end, from the allocator's events in time order."""
     assert recorded.profiler is not None and recorded.profiler.kineto_results is not None
     events: Sequence[Any] = recorded.profiler.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
@@ -51,7 +52,7 @@ def phases(recorded: profile) -> dict[str, int]:
     for moment, size in changes:
         held += size
         curve.append((moment, held))
-    start = max(e.start_ns() for e in events if e.name() == "phase step")
+    start = sorted(e.start_ns() for e in events if e.name() == "phase step")[1]
     found = {"rest": held}
     for phase in PHASES:
         spans = [(e.start_ns(), e.start_ns() + e.duration_ns()) for e in events if e.name() == f"phase {phase}"]

@@ -104,3 +104,18 @@ def test_offloading_moves_the_optimizer_to_the_host(tmp_path: Path) -> None:
     assert "optimizer" not in found.parts
     # Moments, fp32 parameters and gradients, and the parameters' own shard.
     assert found.host == pytest.approx((16 + 4) * student.total / 2, rel=1e-3)
+
+
+def test_gloo_holds_what_it_receives_until_a_layer_waits_for_it(tmp_path: Path) -> None:
+    zero = {"stage3_prefetch_bucket_size": 1000, "stage3_param_persistence_threshold": 0}
+    config = config_of(tmp_path, "engine.zero_stage=3", "student.lora={r: 4}", **zero)
+    student = shape(config, 20000)
+    cpu, gpu = (memory(config, student, TINY, 2, on_gpu) for on_gpu in (False, True))
+    alone = memory(config, student, TINY, 1, on_gpu=False)
+    # All parameters are gathered ahead, and as much again is gloo's; the last bucket is cut into parameters besides.
+    largest = max(p.numel for p in student.parameters)
+    assert cpu.moment == "forward"
+    assert cpu.parts["passing through"] == 4 * (student.total + 1000 + largest)
+    assert cpu.parts["gathered parameters"] == 4 * student.total
+    assert gpu.moment != "forward"
+    assert "gathered parameters" not in alone.parts

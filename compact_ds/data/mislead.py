@@ -65,7 +65,7 @@ def wrong_calculations(question: str, answer: str, rng: random.Random) -> list[C
         return []
     kept: dict[str, Calculation] = {}
     for calculation in _calculations(right.left, right.right):
-        text = _text(calculation.result)
+        text = written(calculation.result)
         vanishes = calculation.result and text in ("0", "-0")
         if not vanishes and not same_answer(text, answer):
             # Two orders of one operation, or two operations on 2 and 2, can have one result.
@@ -78,7 +78,7 @@ def right_calculations(question: str, answer: str) -> Iterator[Calculation]:
     """Every operation on two numbers of the question that gives the answer."""
     for pair in combinations(_quantities(question), 2):
         for calculation in _calculations(*pair):
-            if same_answer(_text(calculation.result), answer):
+            if same_answer(written(calculation.result), answer):
                 yield calculation
 
 
@@ -106,7 +106,7 @@ def _oddness(result: Fraction) -> int:
     return 2
 
 
-def _text(value: Fraction) -> str:
+def written(value: Fraction) -> str:
     """The number as a teacher writes it: whole, or with at most two decimals."""
     if value.denominator == 1:
         return str(value.numerator)
@@ -115,7 +115,7 @@ def _text(value: Fraction) -> str:
 
 def _rationale(teacher: str, calculation: Calculation, example: Example, seed: int) -> Rationale:
     left, sign, right, result = calculation
-    numbers = _text(left.value), sign, _text(right.value), _text(result)
+    numbers = written(left.value), sign, written(right.value), written(result)
     rng = random.Random(f"{seed} {example.id} {teacher}")
     text = write(numbers, (left.noun, right.noun), example.question, rng)
     steps, answer_sentence = cut(text)
