@@ -24,7 +24,7 @@ from compact_ds.evaluation.perplexity import perplexity, text_losses, texts_of
 from compact_ds.evaluation.retention import option_figures
 from compact_ds.evaluation.statistics import interval
 from compact_ds.sections import DataConfig, StudentConfig
-from compact_ds.student.load import from_pretrained, load_tokenizer, locate
+from compact_ds.student.load import load_tokenizer, load_weights
 from compact_ds.tree.tokenise import Tokeniser
 
 _TIMEOUT_SECONDS = 7200
@@ -85,10 +85,7 @@ def _check(asked: Asked) -> None:
 
 
 def _load(model: str, group: Ranks) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    where, arguments = locate(model)
-    return from_pretrained(AutoModelForCausalLM, where, "MODEL", dtype="auto", **arguments).to(group.device).eval()
+    return load_weights(model, "MODEL", dtype="auto").to(group.device).eval()
 
 
 @torch.no_grad()

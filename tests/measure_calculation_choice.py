@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM
+import torch
 
 from compact_ds.data.mislead import Calculation, right_calculations, written, wrong_calculations
 from compact_ds.data.readers import read
@@ -26,7 +26,7 @@ from compact_ds.data.records import Example, Rationale
 from compact_ds.evaluation.generation import rationale_losses
 from compact_ds.evaluation.statistics import interval, paired_difference
 from compact_ds.sections import DataConfig, StudentConfig
-from compact_ds.student.load import from_pretrained, load_tokenizer, locate
+from compact_ds.student.load import load_tokenizer, load_weights
 from compact_ds.tree.tokenise import Tokeniser
 
 Figures = list[tuple[float, float]]
@@ -49,9 +49,8 @@ def _rationale(number: int, one: Calculation) -> Rationale:
 
 
 def figures(model: str, examples: list[Example]) -> Figures:
-    where, arguments = locate(model)
     tokeniser = Tokeniser(load_tokenizer(StudentConfig(model=model)), DataConfig(train="").cue)
-    lm = from_pretrained(AutoModelForCausalLM, where, "MODEL", dtype="float32", **arguments).eval()
+    lm = load_weights(model, "MODEL", dtype=torch.float32).eval()
     losses = rationale_losses(lm, tokeniser, examples, 16, progress=True)
     found = []
     for example in examples:

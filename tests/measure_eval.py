@@ -12,7 +12,6 @@ import time
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from compact_ds.data.answers import through_answer
 from compact_ds.data.readers import read
@@ -20,15 +19,14 @@ from compact_ds.data.records import Example
 from compact_ds.evaluation.decoding import Decoding
 from compact_ds.evaluation.generation import generate
 from compact_ds.sections import DataConfig, StudentConfig
-from compact_ds.student.load import from_pretrained, load_tokenizer, locate
+from compact_ds.student.load import load_tokenizer, load_weights
 from compact_ds.tree.tokenise import Tokeniser
 
 
 def main(data: str, model: str, questions: int = 40, batch: int = 20, max_new_tokens: int = 64) -> dict[str, Any]:
     """Seconds of each way and how many texts are equal, token for token (compared as texts with all their tokens)."""
     tokeniser = Tokeniser(load_tokenizer(StudentConfig(model=model)), DataConfig(train=data).cue)
-    where, arguments = locate(model)
-    lm = from_pretrained(AutoModelForCausalLM, where, "MODEL", dtype=torch.float32, **arguments).eval()
+    lm = load_weights(model, "MODEL", dtype=torch.float32).eval()
     examples = sorted(read(data, DataConfig(train=data), 0, limit=questions), key=lambda e: len(e.question))
     seconds = {"one_by_one": 0.0, "batch": 0.0, "batch_to_the_answer": 0.0}
     equal = equal_to_the_answer = 0

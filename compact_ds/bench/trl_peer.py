@@ -159,9 +159,6 @@ def _trainer(
         "disable_tqdm": True, "use_cpu": not torch.cuda.is_available(), "bf16": config.engine.precision == "bf16",
         "max_length": config.tree.row_tokens, "dataloader_pin_memory": False, **chosen,
     }  # fmt: skip
-    base = lm.get_base_model() if hasattr(lm, "peft_config") else lm
-    # Weights from a GGUF file are whole since they were read, and the trainer refuses quantised ones.
-    base.is_quantized, base.hf_quantizer = False, None
     parts = {"model": lm, "processing_class": tokenizer, "callbacks": [gate]}
     trainer = SFTTrainer(args=SFTConfig(**arguments), train_dataset=Dataset.from_list(rows), **parts)
     trainer.remove_callback(PrinterCallback)  # it would print among our figures

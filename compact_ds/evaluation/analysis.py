@@ -21,7 +21,7 @@ from compact_ds.evaluation.latent_space import States, number_of_layers, states_
 from compact_ds.evaluation.moments import PairMoments
 from compact_ds.evaluation.prompts import prompts_of
 from compact_ds.sections import DataConfig, StudentConfig
-from compact_ds.student.load import DTYPES, from_pretrained, load_tokenizer, locate
+from compact_ds.student.load import DTYPES, load_tokenizer, load_weights
 from compact_ds.tree.tokenise import Tokeniser
 
 ENERGY_RANKS = (1, 4, 16, 64)
@@ -117,12 +117,8 @@ def _layer_figures(moments: PairMoments, top: int) -> dict[str, float]:
 
 
 def _load(model: str, key: str, precision: str) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    where, arguments = locate(model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    lm = from_pretrained(AutoModelForCausalLM, where, key, dtype=DTYPES[precision], **arguments)
-    return lm.to(device).eval()
+    return load_weights(model, key, dtype=DTYPES[precision]).to(device).eval()
 
 
 def _layer(asked: Analysis, num_layers: int) -> int:

@@ -14,7 +14,7 @@ import torch
 
 from compact_ds.errors import UserError, nearest
 from compact_ds.sections import StudentConfig
-from compact_ds.student.load import from_pretrained, load_tokenizer, locate
+from compact_ds.student.load import load_tokenizer, load_weights
 
 
 def run_tasks(
@@ -46,11 +46,7 @@ def run_tasks(
 
 
 def _load(model: str) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    where, arguments = locate(model)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return from_pretrained(AutoModelForCausalLM, where, "MODEL", dtype="auto", **arguments).to(device).eval()
+    return load_weights(model, "MODEL", dtype="auto").to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def _figures(results: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -48,10 +49,8 @@ def load_lm(config: Config, vocabulary_size: int) -> Any:
         shape["num_key_value_heads"] = student.scratch.num_attention_heads
         lm = _from_scratch(student.scratch.family, shape | {"vocab_size": vocabulary_size}, dtype)
     else:
-        where, arguments = locate(student.model)
-        lm = from_pretrained(
-            AutoModelForCausalLM, where, "student.model", dtype=dtype, trust_remote_code=student.trust_remote_code, **arguments
-        )  # fmt: skip
+        trusts = student.trust_remote_code
+        lm = load_weights(student.model, "student.model", dtype=dtype, trust_remote_code=trusts)
     if student.lora is not None:
         lm = with_adapters(lm, student)
     if student.gradient_checkpointing:
@@ -89,6 +88,22 @@ def with_adapters(lm: Any, student: StudentConfig) -> Any:
         raise ConfigError(
             "student.lora.target_modules", lora.target_modules, "modules of this student", str(error)
         ) from None
+
+
+def load_weights(source: str, key: str, **arguments: Any) -> Any:
+    """The causal LM of a folder, hub id, GGUF file or package; `arguments` are `from_pretrained`'s. Raises ConfigError on `key`.
+
+    What a GGUF file has packed is unpacked, and that it was is forgotten: the model trains and is saved as a dense one.
+    """
+    where, file = locate(source)
+    # Releases that do not have this class unpack always.
+    gguf = getattr(transformers, "GgufConfig", None)
+    if file and gguf is not None:
+        arguments["quantization_config"] = gguf(dequantize=True)
+    lm = from_pretrained(AutoModelForCausalLM, where, key, **file, **arguments)
+    if file and getattr(lm, "hf_quantizer", None) is not None:
+        lm.hf_quantizer.remove_quantization_config(lm)
+    return lm
 
 
 def locate(source: str) -> tuple[str, dict[str, str]]:
