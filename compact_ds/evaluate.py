@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from compact_ds.data.readers import read
+from compact_ds.engine.allocator import returning_freed_memory
 from compact_ds.engine.ranks import Ranks, ranks_or_alone
 from compact_ds.errors import UserError
 from compact_ds.evaluation import paired, samples
@@ -50,7 +51,7 @@ def run(asked: Asked) -> dict[str, Any] | None:
     """The figures by name; None on other ranks than the first. Raises UserError."""
     _check(asked)
     other = paired.read_rows(asked.against) if asked.against else None
-    with ranks_or_alone(_TIMEOUT_SECONDS) as group:
+    with ranks_or_alone(_TIMEOUT_SECONDS) as group, returning_freed_memory():
         tokeniser = Tokeniser(load_tokenizer(StudentConfig(model=asked.model)), DataConfig(train="").cue)
         lm = _load(asked.model, group)
         result: dict[str, Any] = {}

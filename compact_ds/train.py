@@ -20,7 +20,7 @@ from typing import Any
 from compact_ds import callbacks as hooks
 from compact_ds import config as configuration
 from compact_ds.engine import random_state
-from compact_ds.engine.allocator import give_back_freed_memory
+from compact_ds.engine.allocator import returning_freed_memory
 from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.engine.shards import full_state
 from compact_ds.engine.start import Engine, learning_rate
@@ -214,9 +214,10 @@ class _Run:
     def evaluate(self, log: RunLog | None) -> Any:
         """Measure on held-out questions, each rank its share; the plain model it was measured on, on every rank."""
         self.watch.at(self.step, "evaluation")
-        state = full_state(self.engine.student, keep=True)
-        plain = export.plain_model(self.lm_config, state, self.config.student).to(self.group.device)
-        self._measure(plain, log)
+        with returning_freed_memory():
+            state = full_state(self.engine.student, keep=True)
+            plain = export.plain_model(self.lm_config, state, self.config.student).to(self.group.device)
+            self._measure(plain, log)
         return plain
 
     def _measure(self, plain: Any, log: RunLog | None) -> None:
@@ -236,7 +237,6 @@ class _Run:
         if log is not None and len(row) > 1:
             log.evaluation(row)
             self.callbacks.on_evaluation(row)
-        give_back_freed_memory()
 
     def finish(self, log: RunLog | None) -> None:
         """Last evaluation, `final/`, `summary.json`."""

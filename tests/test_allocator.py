@@ -20,23 +20,35 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-GIVEN_BACK = """
+RETURNING = """
 import psutil, torch
-from compact_ds.engine.allocator import give_back_freed_memory, keep_freed_memory
+from compact_ds.engine.allocator import keep_freed_memory, returning_freed_memory
+def held():
+    return psutil.Process().memory_info().rss
 keep_freed_memory()
-held = [torch.ones(2**18) for _ in range(512)]
+parts = [torch.ones(2**18) for _ in range(64)]
 last = torch.ones(2**18)
-del held
-before = psutil.Process().memory_info().rss
-give_back_freed_memory()
-print(before - psutil.Process().memory_info().rss)
+del parts
+figures = [held()]
+with returning_freed_memory():
+    figures.append(held())
+    part, above = torch.ones(2**25), torch.ones(2**18)
+    del part
+    figures.append(held())
+part, above = torch.ones(2**25), torch.ones(2**18)
+del part
+figures.append(held())
+print(*figures)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
-def test_what_is_free_is_given_back_on_demand_even_below_what_is_held() -> None:
-    done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=True)
-    assert int(done.stdout) > 500 * 2**20, "512 tensors of 1 MiB"
+def test_for_a_while_freed_memory_is_returned_even_below_what_is_held() -> None:
+    done = subprocess.run([sys.executable, "-c", RETURNING], capture_output=True, text=True, check=True)
+    before, begun, inside, after = (int(figure) for figure in done.stdout.split())
+    assert before - begun > 62 * 2**20, "64 tensors of 1 MiB"
+    assert inside - begun < 32 * 2**20, "one of 128 MiB, and one above it that is held"
+    assert after - inside > 120 * 2**20, "as before, the process keeps it"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
