@@ -87,9 +87,14 @@ def memory(config: Config, shape: Shape, work: Workload, world_size: int, on_gpu
     zero, bytes_each = zero_settings(config), 2 if config.engine.precision == "bf16" else 4
     state = _States(shape, zero, bytes_each, world_size)
     resting = {"parameters": state.parameters, "optimizer": state.optimizer, "buckets": state.resting_buckets}
-    moments = [("update", resting | {"gradients": state.gradients_at_update, "update": state.update(on_gpu)})]
-    # Gloo receives into memory of its own, and holds it until the layer that waits for the gather has come.
-    received = state.gather_copy if world_size > 1 and not on_gpu else 0
+    with_gloo = world_size > 1 and not on_gpu
+    update = {"gradients": state.gradients_at_update, "update": state.update(on_gpu)}
+    if with_gloo and zero.stage in (1, 2) and zero.contiguous:
+        # Its threads let go of the last bucket of gradients when the update has begun.
+        update["buckets"] = zero.reduce_bucket * bytes_each
+    moments = [("update", resting | update)]
+    # It receives into memory of its own, and holds it until the layer that waits for the gather has come.
+    received = state.gather_copy if with_gloo else 0
     if received:
         gathered = {"gathered parameters": state.gathered, "passing through": state.gathered + received}
         moments.append(("forward", resting | gathered | {"gradients": state.gradients(False)}))
@@ -99,7 +104,9 @@ def memory(config: Config, shape: Shape, work: Workload, world_size: int, on_gpu
             "gathered parameters": state.gathered,
             "gradients": state.gradients(number > 0),
             "activations": found.saved,
-            "passing through": max(found.forward_peak + received, found.backward_peak, found.head, state.gather_copy),
+            "passing through": max(
+                found.forward_peak + 2 * received, found.backward_peak, found.head, state.gather_copy
+            ),
             "head's gradient": state.head_gradient,
             "tree mask": found.mask,
             "buckets": state.resting_buckets + state.passing_buckets,

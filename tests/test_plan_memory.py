@@ -119,3 +119,13 @@ def test_gloo_holds_what_it_receives_until_a_layer_waits_for_it(tmp_path: Path) 
     assert cpu.parts["gathered parameters"] == 4 * student.total
     assert gpu.moment != "forward"
     assert "gathered parameters" not in alone.parts
+
+
+def test_gloo_lets_go_of_the_last_bucket_when_the_update_has_begun(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "engine.zero_stage=2", reduce_bucket_size=5000)
+    student = shape(config, 20000)
+    cpu, gpu, alone = (memory(config, student, TINY, n, on_gpu) for n, on_gpu in ((2, False), (2, True), (1, False)))
+    assert (cpu.moment, cpu.parts["buckets"]) == ("update", 4 * 5000)
+    assert alone.moment == gpu.moment == "update"
+    assert "buckets" not in alone.parts
+    assert "buckets" not in gpu.parts
