@@ -45,10 +45,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The files and runs that commands name."""
     made = tmp_path_factory.mktemp("printed")
     (made / "configs").symlink_to(ROOT / "configs")
-    for name in ("svamp", "gsm8k_gpt3", "written"):
+    for name in ("svamp", "gsm8k_gpt3", "openbookqa", "written"):
         (made / name).mkdir()
     train = write(made / "train.jsonl", 12)
-    for copy in ("test", "mine", "raw", "questions", "gsm8k_gpt3/train"):
+    for copy in ("test", "mine", "raw", "questions", "gsm8k_gpt3/train", "openbookqa/train", "openbookqa/test"):
         shutil.copy(train, made / f"{copy}.jsonl")
     for name in ("train", "test"):
         (made / "svamp" / f"{name}.jsonl").write_text("".join(_word_problems()), encoding="utf-8")
