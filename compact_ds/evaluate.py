@@ -53,7 +53,7 @@ def run(asked: Asked) -> dict[str, Any] | None:
     other = paired.read_rows(asked.against) if asked.against else None
     with ranks_or_alone(_TIMEOUT_SECONDS) as group, returning_freed_memory():
         tokeniser = Tokeniser(load_tokenizer(StudentConfig(model=asked.model)), DataConfig(train="").cue)
-        lm = _load(asked.model, group)
+        lm = load_weights(asked.model, "MODEL", dtype="auto").to(group.device).eval()
         result: dict[str, Any] = {}
         rows: list[dict[str, Any]] = []
         if asked.data is not None:
@@ -83,10 +83,6 @@ def _check(asked: Asked) -> None:
         raise UserError(
             "--samples", asked.decoding.samples, "a --temperature above 0", "greedy samples would all be the same"
         )
-
-
-def _load(model: str, group: Ranks) -> Any:
-    return load_weights(model, "MODEL", dtype="auto").to(group.device).eval()
 
 
 @torch.no_grad()

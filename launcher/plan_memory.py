@@ -90,7 +90,7 @@ def memory(config: Config, shape: Shape, work: Workload, world_size: int, on_gpu
     with_gloo = world_size > 1 and not on_gpu
     update = {"gradients": state.gradients_at_update, "update": state.update(on_gpu)}
     if with_gloo and zero.stage in (1, 2) and zero.contiguous:
-        # Its threads let go of the last bucket of gradients when the update has begun.
+        # The last bucket of gradients may be its threads' still: so says the size of what was measured (docs/planning.md).
         update["buckets"] = zero.reduce_bucket * bytes_each
     moments = [("update", resting | update)]
     # It receives into memory of its own, and holds it until the layer that waits for the gather has come.

@@ -121,7 +121,7 @@ def test_gloo_holds_what_it_receives_until_a_layer_waits_for_it(tmp_path: Path) 
     assert "gathered parameters" not in alone.parts
 
 
-def test_gloo_lets_go_of_the_last_bucket_when_the_update_has_begun(tmp_path: Path) -> None:
+def test_on_gloo_the_update_may_begin_with_a_bucket(tmp_path: Path) -> None:
     config = config_of(tmp_path, "engine.zero_stage=2", reduce_bucket_size=5000)
     student = shape(config, 20000)
     cpu, gpu, alone = (memory(config, student, TINY, n, on_gpu) for n, on_gpu in ((2, False), (2, True), (1, False)))

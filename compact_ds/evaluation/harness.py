@@ -38,15 +38,12 @@ def run_tasks(
     if unknown:
         remedy = nearest(unknown[0], manager.all_tasks)
         raise UserError("--lm-eval", unknown[0], "a task of lm-eval or of --lm-eval-include", remedy)
-    student = HFLM(pretrained=_load(model), tokenizer=load_tokenizer(StudentConfig(model=model)), batch_size=batch_size)
+    lm = load_weights(model, "MODEL", dtype="auto").to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    student = HFLM(pretrained=lm, tokenizer=load_tokenizer(StudentConfig(model=model)), batch_size=batch_size)
     found = lm_eval.simple_evaluate(
         model=student, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=False, bootstrap_iters=1000
     )
     return _figures(found["results"])
-
-
-def _load(model: str) -> Any:
-    return load_weights(model, "MODEL", dtype="auto").to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def _figures(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
