@@ -93,17 +93,14 @@ def with_adapters(lm: Any, student: StudentConfig) -> Any:
 def load_weights(source: str, key: str, **arguments: Any) -> Any:
     """The causal LM of a folder, hub id, GGUF file or package; `arguments` are `from_pretrained`'s. Raises ConfigError on `key`.
 
-    What a GGUF file has packed is unpacked, and that it was is forgotten: the model trains and is saved as a dense one.
+    What a GGUF file has packed is unpacked, and the model, which trains and is saved, does not say that it was.
     """
     where, file = locate(source)
     # Releases that do not have this class unpack always.
     gguf = getattr(transformers, "GgufConfig", None)
     if file and gguf is not None:
         arguments["quantization_config"] = gguf(dequantize=True)
-    lm = from_pretrained(AutoModelForCausalLM, where, key, **file, **arguments)
-    if file and getattr(lm, "hf_quantizer", None) is not None:
-        lm.hf_quantizer.remove_quantization_config(lm)
-    return lm
+    return from_pretrained(AutoModelForCausalLM, where, key, **file, **arguments)
 
 
 def locate(source: str) -> tuple[str, dict[str, str]]:
