@@ -13,6 +13,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from compact_ds.data.arithmetic import vocabulary
 from compact_ds.errors import ConfigError
@@ -54,10 +55,20 @@ def load_lm(config: Config, vocabulary_size: int) -> Any:
     if student.lora is not None:
         lm = with_adapters(lm, student)
     if student.gradient_checkpointing:
-        lm.gradient_checkpointing_enable({"use_reentrant": False})
+        _checkpoint_layers(lm)
         if student.lora is not None:
             lm.enable_input_require_grads()
     return lm
+
+
+def _checkpoint_layers(lm: Any) -> None:
+    """Have every layer compute its activations again in the backward pass."""
+    lm.gradient_checkpointing_enable({"use_reentrant": False})
+    for module in lm.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            # `from_pretrained` leaves a model in evaluation mode, in which a layer ignores the switch. Only the layer's own
+            # flag: what lies in it may have dropout.
+            module.training = True
 
 
 def _from_scratch(family: str, shape: dict[str, Any], dtype: torch.dtype) -> Any:
