@@ -55,7 +55,8 @@ class StepBatches:
     def alone(self, teachers: Collection[int]) -> list[Alone]:
         """The rationales of `teachers` in trees of their own, on the ranks that weighed them.
 
-        A rank that has none, or fewer micro-batches than another, stands in with one that counts for nothing.
+        A rank that has none, or fewer micro-batches than another, stands in with one that counts for nothing. One at least, where
+        no rank has any, so that there is a gradient of zeros to take.
         """
         own = [
             [r for r in chosen if record.rationales[r].teacher in teachers]
@@ -71,7 +72,8 @@ class StepBatches:
             found.append(Alone(batch, torch.tensor(places, dtype=torch.int64)))
         idle = self.batches[-1].as_stand_in()
         stand_in = Alone(idle, torch.zeros(idle.num_rationales, dtype=torch.int64))
-        return found + [stand_in] * (max(len(plan) for plan in plans) - len(found))
+        most = max(1, *(len(plan) for plan in plans))
+        return found + [stand_in] * (most - len(found))
 
     def _pieces(self, chosen: Sequence[list[int]], max_probes: int) -> list[list[Piece]]:
         tree = self._tree
