@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 EXIT_CODE = 2
 FAULT_EXIT_CODE = 3
@@ -30,6 +31,11 @@ class UserError(ValueError):
         line = f"{where}: found {shown!s:.300}; expected {expected}; {remedy}"
         super().__init__(" ".join(line.split()))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: the default calls the class with `args`, one line, which a pool waits for in vain."""
+        value = self.value if isinstance(self.value, (str, int, float, bool, type(None))) else repr(self.value)
+        return _again, (type(self), self.where, value, self.expected, self.remedy, self.args)
+
 
 class ConfigError(UserError):
     """A config key has a value that cannot be run."""
@@ -50,6 +56,12 @@ class FaultError(UserError):
         error = cls("", "", "", "")
         error.args = (line,)
         return error
+
+
+def _again(kind: type[UserError], where: str, value: object, expected: str, remedy: str, args: Any) -> UserError:
+    error = kind(where, value, expected, remedy)
+    error.args = args
+    return error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
