@@ -102,9 +102,10 @@ class _Run:
         self.config, self.tokeniser, self.data, self.group = config, tokeniser, data, group
         self.folder = config.run_dir
         self.step = 0
-        # Before anything is written or loaded: what the mixer's settings ask for must be there.
+        # Before anything is written or loaded: what the mixer and the evaluations ask for must be there.
         groups_of(config.mixer, data.teachers)
         self.kept = retention_sets(config.evaluation.retention, config.evaluation.retention_limit)
+        self.held_out = held_out_examples(config)
         references = reference_sets(config, tokeniser, group)
         self.checkpoints = RunCheckpoints(config, group, identity(config, data, references), trust)
         if group.is_first:
@@ -222,7 +223,7 @@ class _Run:
 
     def _measure(self, plain: Any, log: RunLog | None) -> None:
         settings, group = self.config.evaluation, self.group
-        examples, share = held_out_examples(self.config), slice(group.rank, None, group.world_size)
+        examples, share = self.held_out, slice(group.rank, None, group.world_size)
         row: dict[str, Any] = {"step": self.step}
         if examples:
             how = (settings.batch_size, decoding_of(settings), group.is_first, settings.rationale_loss)

@@ -153,6 +153,17 @@ def test_a_missing_data_file(refused: Refused, words: Words, write: Write, tmp_p
     refused(words(f"data.train={nowhere}"), str(nowhere), "no such file", expected, "check the path")
 
 
+def test_a_missing_file_of_held_out_questions_before_the_first_step(
+    refused: Refused, words: Words, write: Write, tmp_path: Path
+) -> None:
+    missing = write(question(1)).with_name("trian.jsonl")
+    command = words(f"data.eval={missing}", "evaluation.before=false", "mixer.diagnose_every=0")
+    refused(
+        command, str(missing), "no such file", "a JSONL file of questions and rationales", "did you mean 'train.jsonl'?"
+    )
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("line", "found", "expected", "remedy"),
     [
