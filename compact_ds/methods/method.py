@@ -60,12 +60,15 @@ class Method:
 
     @property
     def uses(self) -> tuple[Coefficient, ...]:
-        """Coefficients that may move its weights; none means that the metrics do not."""
+        """Coefficients that may move its weights; none means that the metrics do not, and that no probe is needed.
+
+        All of them for a method of the user's own that overrides `weigh`, unless it overrides this too.
+        """
         if self.name in ALONE:
             return (ALONE[self.name],)
         if self.name in WITHOUT:
             return tuple(name for name in COEFFICIENTS if name != WITHOUT[self.name])
-        return COEFFICIENTS if self.name == "compact" else ()
+        return COEFFICIENTS if self.name == "compact" or type(self).weigh is not Method.weigh else ()
 
     def settings(self, config: CompatibilityConfig) -> CompatibilityConfig:
         """The config with the coefficients that this method does not use at 0.
@@ -116,7 +119,7 @@ class Method:
     ) -> npt.NDArray[np.bool_]:
         """Which rationales of a whole file `select` may choose where they fit, by the labels' columns of the cache.
 
-        An example is of use exactly when it has one: `select` is then not empty, at any step.
+        An example is of use exactly when it has one: `select` is then not empty, at any step. Override both together.
         """
         if self.name == "single":
             wanted = teachers.index(self.teacher) if self.teacher in teachers else -1

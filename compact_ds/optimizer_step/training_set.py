@@ -17,7 +17,7 @@ from compact_ds.compatibility.copies import as_voices, copies
 from compact_ds.data.readers import held_out, read
 from compact_ds.data.records import Example
 from compact_ds.engine.ranks import Ranks
-from compact_ds.errors import DataError
+from compact_ds.errors import ConfigError, DataError
 from compact_ds.methods.method import Labels, check, method
 from compact_ds.optimizer_step.batches import StepBatches, assemble_plan
 from compact_ds.sections import Config
@@ -93,7 +93,11 @@ class TrainingSet:
         fitting = self._set.fits(index)
         rationales = [record.rationales[r] for r in fitting]
         labels = [Labels(self.teachers[r.teacher], _verdict(r), bool(r.answer_right), r.votes) for r in rationales]
-        return [fitting[i] for i in self.method.select(labels, draw_of(self._config.seed, step, index))]
+        chosen = [fitting[i] for i in self.method.select(labels, draw_of(self._config.seed, step, index))]
+        if not chosen:
+            expected = f"at least one rationale of {record.id!r}, which `selectable` calls usable"
+            raise ConfigError("method", self.method.name, expected, "override `selectable` beside `select`")
+        return chosen
 
     def _read(self) -> Iterator[Example]:
         return read(self._config.data.train, self._config.data, _DATA_SEED, limit=self._config.data.limit)
