@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from collections.abc import Callable
@@ -102,3 +103,17 @@ def test_a_killed_run_is_told_from_outside(tmp_path: Path) -> None:
     assert "rank 0 on n1" in str(told) and "ended by signal SIGKILL" in str(told) and "lack of memory" in str(told)
     assert end.cause(1, [], tmp_path) is None
     assert end.cause(143, [FIRST], tmp_path) is None
+
+
+def test_a_full_disk_is_told_with_its_remedy(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+    named = faults.named(full, _place(tmp_path), 20, lambda: ([], []))
+    assert isinstance(named, FaultError)
+    assert str(named) == (
+        "metrics.jsonl: found No space left on device; expected room for what the run writes; free some, then --resume"
+    )
+    # A stream that is flushed does not say its name.
+    nameless = faults.named(OSError(errno.ENOSPC, "No space left on device"), _place(tmp_path), 20, lambda: ([], []))
+    assert str(nameless).startswith(f"{_place(tmp_path).run_dir}: found No space left")
+    absent = OSError(errno.ENOENT, "No such file or directory")
+    assert faults.named(absent, _place(tmp_path), 20, lambda: ([], [])) is None

@@ -6,6 +6,7 @@ are found; a broken invariant of ours keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -31,6 +32,7 @@ _PEER = re.compile(
     re.IGNORECASE,
 )
 _MEMORY = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TIMEOUT = re.compile(r"tim(e|ed)[ -]?out", re.IGNORECASE)
 
 
@@ -58,6 +60,9 @@ def named(error: BaseException, place: Place, timeout: float, look: Look) -> Use
         isinstance(error, RuntimeError) and (_PEER.search(text) or _in_collective(error))
     ):
         return _of_peers(text, place, timeout, look)
+    if isinstance(error, OSError) and error.errno in _FULL:
+        where = str(error.filename or place.run_dir)
+        return FaultError(where, error.strerror, "room for what the run writes", "free some, then --resume")
     return None
 
 
