@@ -9,7 +9,7 @@ import torch
 from random_records import VOCABULARY
 from random_trees import forest, naive_attention, queries_keys_values
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, masking_utils
 
 from compact_ds.errors import ConfigError
 from compact_ds.kernels import tree_attention as subject
@@ -96,6 +96,10 @@ def test_a_model_hands_over_rows_heads_tokens_features(monkeypatch: pytest.Monke
         shapes.append((*(tuple(x.shape) for x in (query, key, value)), backend, options))
         return tree_attention(query, key, value, tree, backend, **options)
 
+    def asks_the_device(*_: Any) -> Any:
+        raise AssertionError("a mask is being built, which waits for the device and which nobody reads")
+
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", asks_the_device)
     monkeypatch.setattr(attention, "tree_attention", spy)
     config = AutoConfig.for_model(
         "gemma2", vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=6,
@@ -120,3 +124,19 @@ def test_the_student_passes_its_setting_on() -> None:
     )
     student = measure.Student(AutoModelForCausalLM.from_config(config), "tree", kernels="torch")
     assert student._tree_pass.kernels == "torch"
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_gradients_of_a_row_that_comes_often_add_up_in_one_order() -> None:
+    draw = torch.Generator().manual_seed(1)
+    index_N = torch.randint(5, (4096,), generator=draw).cuda()
+    upstream_ND = torch.randn(4096, 64, generator=draw).cuda().bfloat16()
+
+    def gradient() -> Tensor:
+        hidden_TD = torch.zeros(5, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        measure.taken(hidden_TD, index_N).backward(upstream_ND)
+        assert hidden_TD.grad is not None
+        return hidden_TD.grad
+
+    first = gradient()
+    assert all(torch.equal(gradient(), first) for _ in range(20))

@@ -58,9 +58,10 @@ class Agreement:
         teacher_R, right_R = labels_R
         loss_R = token_loss_R.detach()
         unfit = (~(torch.isfinite(loss_R) & torch.isfinite(weight_R) & torch.isfinite(metrics_MR).all(0))).sum()
-        # In float64 before the stack, which would round the counts to the loss's type.
+        # In float64 before the stack, which would round the counts to the loss's type. Those are filled in on the device:
+        # a copy from the host would wait for it.
         loss = (weight_R.double() * loss_R).sum()
-        self.vector[1 : len(_HEAD)] += torch.stack([unfit, *torch.tensor(counts, device=loss.device), loss])
+        self.vector[1 : len(_HEAD)] += torch.stack([unfit, *(loss.new_full((), count) for count in counts), loss])
         self.vector[self._scales] += scales_share
         ones_R = torch.ones_like(loss_R)
         columns = (ones_R, weight_R, *metrics_MR, loss_R, right_R, weight_R * right_R)

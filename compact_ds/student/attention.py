@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface
 
 from compact_ds.errors import ConfigError
 from compact_ds.kernels.choice import Kernels
@@ -34,7 +33,7 @@ def install(model: PreTrainedModel, tree_pass: TreePass, kernels: Kernels) -> No
         found = model.config.model_type
         raise ConfigError("student.model", found, f"a family that takes a tree mask ({reason})", "set tree.layout=rows")
     AttentionInterface.register(NAME, _attend)
-    AttentionMaskInterface.register(NAME, _no_mask)
+    # No mask is registered under the name: transformers then builds none, and does not ask the device what it would hold.
     model.set_attn_implementation(NAME)
     tree_pass.kernels = kernels
     for module in model.modules():
@@ -60,10 +59,6 @@ def check_taken(tree_pass: TreePass, config: PretrainedConfig) -> None:
     if tree_pass.attention_calls < layers:
         expected = f"tree attention in all {layers} layers, {tree_pass.attention_calls} asked for it"
         raise ConfigError("student.model", config.model_type, expected, "set tree.layout=rows")
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    """The tree pass has the mask; transformers need not build one."""
 
 
 def _attend(

@@ -68,13 +68,21 @@ class Student(nn.Module):
         if not self._checked:
             attention.check_taken(self._tree_pass, base.config)
             self._checked = True
-        hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, batch.index_N)
+        hidden_ND = taken(hidden_BLD.flatten(0, 1), batch.index_N)
         num_ranked = batch.num_grad if self._ranks_targets else 0
         with phase("head"):
             scored: tuple[Tensor, ...] = base.get_output_embeddings()(
                 hidden_ND, batch.target_N[:, None], grad_rows=batch.num_grad, num_ranked=num_ranked
             )
         return scored
+
+
+def taken(hidden_TD: Tensor, index_N: Tensor) -> Tensor:
+    """Rows by index, of which a question's last one comes once for every rationale; their gradients add up in a fixed order.
+
+    Of torch's two ways each is so on one device alone: `index_select` adds atomically on a GPU, indexing may on a CPU.
+    """
+    return hidden_TD[index_N] if hidden_TD.is_cuda else hidden_TD.index_select(0, index_N)
 
 
 @dataclass(frozen=True, slots=True)
