@@ -53,7 +53,8 @@ def upstream_of(grad_lse_N: Tensor, grad_z_NK: Tensor, dtype: torch.dtype, scale
     # Clamped, because the exponent of a NaN or of infinity is any number; they reach the gradients themselves.
     exponent = (15 - torch.frexp(largest).exponent).clamp(-126, 126)
     factor = (exponent + 127).bitwise_left_shift(23).view(torch.float32)
-    return Upstream(grad_lse_N * factor, grad_z_NK * factor, factor)
+    # A product keeps the strides of what it multiplies.
+    return Upstream((grad_lse_N * factor).contiguous(), (grad_z_NK * factor).contiguous(), factor)
 
 
 @triton.jit

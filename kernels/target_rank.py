@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from compact_ds.kernels.products import add_product
+
 BLOCK = 256
 """Rows whose logits stand in memory at a time: 50 MB in fp32 at 49,152 words."""
 
@@ -20,7 +22,9 @@ def target_rank(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, bias_V: 
     """
     ranks = []
     for hidden_BD, target_B in zip(hidden_ND.split(BLOCK), target_N.split(BLOCK), strict=True):
-        logit_BV = (hidden_BD @ weight_VD.T).float()
+        # Summed in fp32 and not rounded: words that are close would tie in 16 bits, and ties do not count.
+        logit_BV = hidden_BD.new_zeros((hidden_BD.shape[0], weight_VD.shape[0]), dtype=torch.float32)
+        add_product(logit_BV, hidden_BD, weight_VD.T)
         if bias_V is not None:
             logit_BV += bias_V.float()
         ranks.append((logit_BV > logit_BV.gather(1, target_B[:, None])).sum(1) + 1)

@@ -66,6 +66,15 @@ def test_ranks_are_places_in_the_sorted_logits() -> None:
     assert int(expected_N.max()) > LARGEST_RANK
 
 
+def test_ranks_of_a_16_bit_student_are_those_of_its_logits_unrounded() -> None:
+    draw = torch.Generator().manual_seed(6)
+    hidden_ND = (8 * torch.randn(40, 16, generator=draw)).bfloat16()
+    weight_VD, target_N = torch.randn(900, 16, generator=draw).bfloat16(), torch.randint(900, (40,), generator=draw)
+    logit_NV = hidden_ND.double() @ weight_VD.double().T
+    expected_N = (logit_NV > logit_NV.gather(1, target_N[:, None])).sum(1) + 1
+    assert torch.equal(target_rank(hidden_ND, weight_VD, target_N), expected_N)
+
+
 def test_votes_count_different_teachers_that_agree() -> None:
     teachers = ["ada", "ada", "ben", "cleo", "dan"]
     assert votes(teachers, ["12", "12", "12.0", "7", None]) == [2, 2, 2, 1, 0]

@@ -79,6 +79,20 @@ def test_fp16_loses_no_gradient_of_a_logit(size: float, backward: Backward) -> N
         assert (mine.double() - exact).norm() <= 1.3 * unavoidable + 3e-4 * exact.norm()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_an_upstream_may_lie_in_memory_as_it_likes(dtype: torch.dtype) -> None:
+    hidden, weight, _, targets = operands(70, 103, 16, dtype=dtype)
+    draw = torch.Generator().manual_seed(3)
+    lse_N, z_KN = torch.randn(70, generator=draw).to(DEVICE), torch.randn(2, 70, generator=draw).to(DEVICE)
+
+    def gradient(upstream_NK: Tensor) -> Tensor:
+        leaf = hidden.clone().requires_grad_()
+        outputs = lse_gather(leaf, weight, targets, kernels="triton")
+        return torch.autograd.grad(outputs, leaf, (lse_N, upstream_NK))[0]
+
+    assert torch.equal(gradient(z_KN.T), gradient(z_KN.T.contiguous()))
+
+
 @pytest.mark.parametrize("backward", BACKWARDS)
 def test_fp16_keeps_zeros_and_overflows(backward: Backward) -> None:
     hidden, weight, _, targets = operands(40, 70, 16, dtype=torch.float16)
