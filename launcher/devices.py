@@ -7,14 +7,22 @@ import os
 from compact_ds.errors import UserError
 
 
+def uses_gpu() -> bool:
+    """Whether ranks compute on this machine's GPU: DS_ACCELERATOR=cpu keeps them off it, as it keeps DeepSpeed."""
+    import torch
+
+    return os.environ.get("DS_ACCELERATOR") != "cpu" and torch.cuda.is_available()
+
+
 def local_devices(nprocs: int) -> list[str] | None:
-    """Ids of the accelerators for `nprocs` ranks, those of CUDA_VISIBLE_DEVICES first; None on a machine without any.
+    """Ids of the accelerators for `nprocs` ranks, those of CUDA_VISIBLE_DEVICES first; None without any, or under
+    DS_ACCELERATOR=cpu.
 
     Raises UserError when there are fewer than ranks.
     """
     import torch
 
-    if not torch.accelerator.is_available():
+    if os.environ.get("DS_ACCELERATOR") == "cpu" or not torch.accelerator.is_available():
         return None
     count = torch.accelerator.device_count()
     if count < nprocs:

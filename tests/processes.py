@@ -21,7 +21,9 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-_ALONE = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+# On a machine with a GPU too: two ranks need two of them, and the interpreter runs the kernels.
+_NO_GPU = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}
+_ALONE = _NO_GPU | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 
 
 def start(command: Sequence[str], world_size: int, timeout: float = 300) -> tuple[list[int], list[str]]:

@@ -255,8 +255,20 @@ def test_visible_accelerators_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 3)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     assert devices.local_devices(2) == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")
     assert devices.local_devices(2) == ["5", "6"]
     with pytest.raises(UserError, match="--nprocs: found 4; expected at most 3"):
         devices.local_devices(4)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    assert devices.local_devices(4) is None
+
+
+def test_ranks_stay_off_a_gpu_when_deepspeed_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    assert devices.uses_gpu()
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    assert not devices.uses_gpu()

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 
 import torch
 
+from compact_ds.launcher.devices import uses_gpu
+
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _MMAP_MAX_DEFAULT = 65536
 _KEPT_BYTES = 2**31 - 1
@@ -66,7 +68,7 @@ def _set_growth(most_maps: int, step: int) -> bool:
 
 def peak_memory() -> int:
     """The most bytes that this process has held so far: allocated on its GPU, or resident where there is none."""
-    if torch.cuda.is_available():
+    if uses_gpu():
         return int(torch.cuda.max_memory_allocated())
     # getrusage(2) counts in KiB, on a Mac in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from compact_ds.engine.allocator import keep_freed_memory
+from compact_ds.launcher.devices import uses_gpu
 from compact_ds.launcher.interface import choose_interface
 from compact_ds.remarks import show_remarks
 
@@ -65,7 +66,7 @@ def ranks(timeout_seconds: int) -> Iterator[Ranks]:
         yield _place()
         return
     is_alone = "RANK" not in os.environ
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if uses_gpu() else "cpu")
     if is_alone:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -81,7 +82,7 @@ def ranks(timeout_seconds: int) -> Iterator[Ranks]:
 
     # The CPU all-reduce op leaves 66 MiB in /dev/shm for every rank and job; gloo does the same work and leaves nothing.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "nccl" if uses_gpu() else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
@@ -123,4 +124,4 @@ def ranks_or_alone(timeout_seconds: int) -> Iterator[Ranks]:
         with ranks(timeout_seconds) as group:
             yield group
         return
-    yield Alone(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    yield Alone(0, 1, torch.device("cuda" if uses_gpu() else "cpu"))

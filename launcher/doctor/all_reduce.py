@@ -23,9 +23,10 @@ def main(file: Path) -> None:
     import torch
     from torch import distributed as dist
 
+    from compact_ds.launcher.devices import uses_gpu
     from compact_ds.launcher.interface import choose_interface
 
-    on_gpu = torch.cuda.is_available()
+    on_gpu = uses_gpu()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
