@@ -101,7 +101,7 @@ def _questions(asked: Asked, lm: Any, tokeniser: Tokeniser, group: Ranks) -> lis
 
 def _figures(asked: Asked, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found = option_figures(rows) if asked.options is not None else summary(rows)
-    found["accuracy_interval"] = list(interval([paired.share(row) for row in rows]))
+    found["accuracy_interval"] = list(interval([float(row["right"]) for row in rows]))
     return found | (samples.figures(rows) if asked.options is None and "samples" in rows[0] else {})
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from compact_ds.cli.arguments import add_json
+from compact_ds.cli.arguments import add_json, positive
 
 
 def add_analyze(commands: Any) -> None:
@@ -20,10 +20,14 @@ def add_analyze(commands: Any) -> None:
     )
     analyze.add_argument("--output", type=Path, metavar="DIR", help="folder for latent.json, pictures and tensorboard/")
     analyze.add_argument("--no-plot", action="store_true", help="no pictures, and no need of matplotlib")
-    analyze.add_argument("--limit", type=int, default=100, metavar="N", help="questions of each file (default: 100)")
-    analyze.add_argument("--batch-size", type=int, default=16, metavar="B", help="prompts at a time (default: 16)")
-    analyze.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="cut longer prompts (default: 1024)")
-    analyze.add_argument("--top", type=int, default=10, metavar="K", help="leading directions (default: 10)")
+    analyze.add_argument(
+        "--limit", type=positive, default=100, metavar="N", help="questions of each file (default: 100)"
+    )
+    analyze.add_argument("--batch-size", type=positive, default=16, metavar="B", help="prompts at a time (default: 16)")
+    analyze.add_argument(
+        "--max-tokens", type=positive, default=1024, metavar="N", help="cut longer prompts (default: 1024)"
+    )
+    analyze.add_argument("--top", type=positive, default=10, metavar="K", help="leading directions (default: 10)")
     analyze.add_argument("--layer", type=int, metavar="L", help="whose states are drawn (default: the middle one)")
     analyze.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of both models (default: fp32)")
     analyze.add_argument("--seed", type=int, default=0, metavar="S", help="of the tokens drawn (default: 0)")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from compact_ds.cli.arguments import add_json
+from compact_ds.cli.arguments import add_json, not_negative, positive
 
 
 def add_data(commands: Any) -> None:
@@ -54,7 +54,7 @@ def _add_verify(data: Any) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a JSONL file, a datasets path or id, or task:NAME")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the examples with is_correct and answer_found")
     parser.add_argument("--explain", action="store_true", help="why, beside each verdict in the output")
-    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (default: 1)")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="J", help="processes (default: 1)")
     parser.add_argument("--split", default="train", help="split of a datasets path or id (default: train)")
     add_json(parser)
     parser.set_defaults(run=_verify)
@@ -93,9 +93,13 @@ def _add_generate(data: Any) -> None:
     generate.add_argument(
         "--field", type=_field, action="append", default=[], metavar="ROLE=NAME", help="a field's name in the source"
     )
-    generate.add_argument("--limit", type=_positive, metavar="N", help="only the first N questions")
+    generate.add_argument("--limit", type=positive, metavar="N", help="only the first N questions")
     generate.add_argument(
-        "--max-failed", type=float, default=0.02, metavar="SHARE", help="more failures are exit code 1 (default: 0.02)"
+        "--max-failed",
+        type=not_negative,
+        default=0.02,
+        metavar="SHARE",
+        help="more failures are exit code 1 (default: 0.02)",
     )
     generate.add_argument(
         "--dry-run", action="store_true", help="print the calls left and what they may cost; ask nobody"
@@ -109,12 +113,6 @@ def _field(text: str) -> tuple[str, str]:
     if not role or not name:
         raise argparse.ArgumentTypeError(f"{text!r} is not ROLE=NAME, for example answer=solution")
     return role, name
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def _stats(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from compact_ds.cli.arguments import add_json, names, print_figures
+from compact_ds.cli.arguments import add_json, names, not_negative, positive, print_figures
+from compact_ds.errors import UserError
 
 
 def add_evaluate(commands: Any) -> None:
@@ -16,8 +17,10 @@ def add_evaluate(commands: Any) -> None:
         "model", metavar="MODEL", help="a Hugging Face folder such as RUN/final, or whatever student.model takes"
     )
     evaluate.add_argument("--data", metavar="FILE", help="held-out questions, as data.eval")
-    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
-    evaluate.add_argument("--batch-size", type=int, default=32, metavar="B", help="questions at a time (default: 32)")
+    evaluate.add_argument("--limit", type=positive, metavar="N", help="only the first N questions")
+    evaluate.add_argument(
+        "--batch-size", type=positive, default=32, metavar="B", help="questions at a time (default: 32)"
+    )
     _add_decoding(evaluate)
     evaluate.add_argument(
         "--options",
@@ -32,7 +35,7 @@ def add_evaluate(commands: Any) -> None:
     evaluate.add_argument(
         "--against", type=Path, metavar="FILE", help="another model's --output: paired tests of the difference"
     )
-    evaluate.add_argument("--nprocs", type=int, default=1, metavar="N", help="ranks on this machine (default: 1)")
+    evaluate.add_argument("--nprocs", type=positive, default=1, metavar="N", help="ranks on this machine (default: 1)")
     evaluate.add_argument("--lm-eval", metavar="A,B", help="tasks of EleutherAI's harness (extra lm-eval)")
     evaluate.add_argument("--lm-eval-include", type=Path, metavar="DIR", help="a folder of task files besides its own")
     add_json(evaluate)
@@ -40,9 +43,13 @@ def add_evaluate(commands: Any) -> None:
 
 
 def _add_decoding(evaluate: argparse.ArgumentParser) -> None:
-    evaluate.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest text (default: 256)")
-    evaluate.add_argument("--samples", type=int, default=1, metavar="N", help="texts of each question (default: 1)")
-    evaluate.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
+    evaluate.add_argument(
+        "--max-new-tokens", type=positive, default=256, metavar="N", help="longest text (default: 256)"
+    )
+    evaluate.add_argument(
+        "--samples", type=positive, default=1, metavar="N", help="texts of each question (default: 1)"
+    )
+    evaluate.add_argument("--temperature", type=not_negative, default=0.0, metavar="T", help="0 is greedy (default)")
     evaluate.add_argument("--seed", type=int, default=0, metavar="S", help="of the samples (default: 0)")
     evaluate.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end a text before this; may be repeated"
@@ -53,6 +60,8 @@ def _add_decoding(evaluate: argparse.ArgumentParser) -> None:
 
 
 def _eval(arguments: argparse.Namespace) -> int:
+    if arguments.lm_eval:
+        _alone(arguments)
     if arguments.nprocs > 1:
         from compact_ds.launcher.launch import launch_module
 
@@ -81,6 +90,16 @@ def _eval(arguments: argparse.Namespace) -> int:
     if result is not None:
         print_figures(result, arguments.json)
     return 0
+
+
+def _alone(arguments: argparse.Namespace) -> None:
+    """Refuse beside --lm-eval what the harness does not do. Raises UserError."""
+    others = ("data", "options", "perplexity", "rationales", "output", "against")
+    given = [f"--{name}" for name in others if getattr(arguments, name)]
+    if arguments.nprocs > 1:
+        given.append("--nprocs")
+    if given:
+        raise UserError("--lm-eval", f"{', '.join(given)} beside it", "a command of its own", "run two, one for each")
 
 
 def _words(arguments: argparse.Namespace) -> list[str]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compact_ds.cli.arguments import add_json
+from compact_ds.cli.arguments import add_json, positive
 from compact_ds.launcher.arguments import add_config_arguments
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def add_plan(commands: Any) -> None:
     """Declare `plan` and `sweep`."""
     plan = commands.add_parser("plan", help="memory, traffic, time and cost of a config without running it")
     add_config_arguments(plan)
-    plan.add_argument("--world-size", type=int, default=1, metavar="N", help="ranks (default: 1)")
+    plan.add_argument("--world-size", type=positive, default=1, metavar="N", help="ranks (default: 1)")
     plan.add_argument("--gpu", default="h100", metavar="NAME", help="accelerator, or cpu (default: h100)")
     plan.add_argument("--price", type=float, metavar="DOLLARS", help="of one accelerator for an hour")
     plan.add_argument(

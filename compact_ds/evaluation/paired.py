@@ -18,7 +18,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     """The rows that `eval --output` or a run's `predictions.jsonl` holds. Raises DataError."""
     expected = "JSON objects with `id` and `right`, as eval --output writes them"
     try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(str(file), str(error), expected, "check the file") from None
     if not rows or not all(isinstance(row, dict) and {"id", "right"} <= row.keys() for row in rows):

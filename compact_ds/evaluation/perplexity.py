@@ -31,7 +31,7 @@ def texts_of(file: Path) -> list[str]:
     if file.suffix == ".txt":
         texts = [whole]
     else:
-        lines = enumerate(whole.splitlines(), start=1)
+        lines = enumerate(whole.split("\n"), start=1)
         texts = [_text(line, f"{file}:{number}", expected) for number, line in lines if line.strip()]
     if not any(text.strip() for text in texts):
         raise DataError(str(file), "no text", expected, "give a file that is not empty")

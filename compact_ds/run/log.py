@@ -100,7 +100,8 @@ class RunLog:
 def read(file: Path) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file; a last line that a crash left unfinished is none."""
     whole = file.read_text(encoding="utf-8").rpartition("\n")[0]
-    return [json.loads(line) for line in whole.splitlines()]
+    # Not by splitlines, which also breaks at separators that JSON text may hold.
+    return [json.loads(line) for line in whole.split("\n") if line]
 
 
 def _continue(file: Path, before: int) -> Any:

@@ -44,7 +44,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 
             rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
         else:
-            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (ValueError, OSError) as error:
         raise UserError(str(file), str(error), "one row a rationale", remedy) from None
     wanted = ("id", "teacher", "index", "weight", *METRICS, "token_loss", "pmi", "epiphany_step")
