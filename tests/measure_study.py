@@ -104,13 +104,16 @@ def draw(found: Scores, file: Path) -> None:
     spread, freedom = pooled_spread(found)
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     doses = [task for task in TASKS if task.startswith("misled")]
-    for method in METHODS:
+    axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+    for place, method in enumerate(METHODS):
         points = [(int(task[-1]), found[task, method]) for task in doses if found.get((task, method))]
         if points:
             heights = [_mean(seeds) for _, seeds in points]
             bars = [half_width(len(seeds), spread, freedom) for _, seeds in points]
             line = "-" if method in ("compact", "uniform", "verified") else "--"
-            axes.errorbar([m for m, _ in points], heights, bars, linestyle=line, marker="o", capsize=3, label=method)
+            # Side by side, so that none hides another.
+            beside = [m + 0.025 * (place - len(METHODS) / 2) for m, _ in points]
+            axes.errorbar(beside, heights, bars, linestyle=line, marker="o", capsize=3, label=method)
     axes.set(xlabel="misleading teachers of four", ylabel="greedy accuracy", xticks=range(4), ylim=(0, 1))
     axes.legend(fontsize=7, ncols=2)
     figure.savefig(file, dpi=110)
