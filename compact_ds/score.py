@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import sys
 import tempfile
 from collections import Counter
@@ -35,6 +36,8 @@ from compact_ds.student.measure import Measurement, Student, measure
 from compact_ds.tree.batch import Batch
 from compact_ds.tree.tokenise import Record, Tokeniser
 
+_LOG = logging.getLogger("compact_ds")
+
 _NAMES = ("id", "teacher", "index")
 _KEPT = ("token_loss", "pmi", "epiphany_step")
 _EXAMPLES = 256
@@ -57,6 +60,7 @@ def run(
     training_set = TrainingSet(settings.model_copy(update={"method": "compact"}), tokeniser)
     with ranks_or_alone(settings.engine.timeout_seconds) as group, tempfile.TemporaryDirectory() as folder:
         place = output or Path(folder) / "scores.jsonl"
+        place.parent.mkdir(parents=True, exist_ok=True)
         _measure(settings, training_set, tokeniser, place, group)
         group.barrier()
         if not group.is_first:
@@ -64,9 +68,18 @@ def run(
         rows = weighed(merged(place, group.world_size), settings)
         if output is not None:
             write(rows, output)
+            _tell_left_out(training_set, output.with_name(f"{output.name}.left_out.jsonl"))
         for rank in range(group.world_size):
             journal_file(place, rank).unlink()
     return totals(rows, settings.compatibility.added) | ({"top": top(rows, settings, num_shown)} if num_shown else {})
+
+
+def _tell_left_out(training_set: TrainingSet, file: Path) -> None:
+    """List the rationales that no row can hold; no file when there is none, and none of an earlier run."""
+    file.unlink(missing_ok=True)
+    if training_set.num_left_out:
+        training_set.write_left_out(file)
+        _LOG.warning("score: %d rationales do not fit tree.row_tokens, see %s", training_set.num_left_out, file)
 
 
 def weighed(measured: list[dict[str, Any]], settings: Config) -> list[dict[str, Any]]:

@@ -104,7 +104,7 @@ def draw(found: Scores, file: Path) -> None:
     spread, freedom = pooled_spread(found)
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     doses = [task for task in TASKS if task.startswith("misled")]
-    axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+    axes.set_prop_cycle(color=plt.get_cmap("tab20")(range(20)))
     for place, method in enumerate(METHODS):
         points = [(int(task[-1]), found[task, method]) for task in doses if found.get((task, method))]
         if points:

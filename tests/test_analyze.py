@@ -18,8 +18,8 @@ from compact_ds.cli import main
 from compact_ds.data.readers import read
 from compact_ds.data.records import Example, Rationale
 from compact_ds.evaluation.analysis import _named, teachers
-from compact_ds.evaluation.latent_space import SAMPLED, states_of
-from compact_ds.evaluation.prompts import prompts_of
+from compact_ds.evaluation.latent_space import SAMPLED, _counted, states_of
+from compact_ds.evaluation.prompts import Prompt, prompts_of
 from compact_ds.sections import DataConfig, StudentConfig
 from compact_ds.student.load import load_tokenizer
 from compact_ds.tree.tokenise import Tokeniser
@@ -183,3 +183,10 @@ def test_what_cannot_be_compared_is_refused(
 ) -> None:
     assert main(["analyze", *folders, "--data", "task:arithmetic", "--no-plot", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_prompt_cut_before_its_first_counted_token_counts_nothing() -> None:
+    cut, whole = (
+        Prompt(np.arange(size, dtype=np.int32), first, size, i) for i, (size, first) in enumerate([(4, 6), (5, 3)])
+    )
+    assert _counted([cut, whole], 8).tolist() == [11, 12]

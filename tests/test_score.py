@@ -163,3 +163,18 @@ def test_the_ends_show_steps_with_the_epiphany_marked(scored: Scored) -> None:
 def test_an_output_that_would_be_neither_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", str(folder / "questions.jsonl"), "--output", "scores.txt"]) == 2
     assert ".jsonl or .parquet" in capsys.readouterr().err
+
+
+def test_what_no_row_can_hold_is_listed_and_counted(
+    tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    example = json.loads(lines[0])
+    example["rationales"][0]["text"] = "2 plus 2 makes 4 .\n" * 60 + example["rationales"][0]["text"]
+    (tmp_path / "long.jsonl").write_text("\n".join([json.dumps(example), *lines[1:]]) + "\n", encoding="utf-8")
+    output = tmp_path / "new" / "scores.jsonl"
+    found = score.run(str(tmp_path / "long.jsonl"), "scratch", output, None, [*own(folder), "data.max_left_out=0.5"])
+    listed = [json.loads(line) for line in (tmp_path / "new" / "scores.jsonl.left_out.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["teacher"]) for row in listed] == [(example["id"], example["rationales"][0]["teacher"])]
+    assert "1 rationales do not fit tree.row_tokens" in caplog.text
+    assert found is not None and found["rationales"] == sum(len(json.loads(line)["rationales"]) for line in lines) - 1

@@ -101,6 +101,7 @@ def run(sources: list[Source], output: Path, settings: Settings) -> Report:
         row = {"id": question.id, "question": question.question, "answer": question.answer}
         lines.append(json.dumps(row | {"rationales": question.rationales}, ensure_ascii=False) + "\n")
     report.questions = len(lines)
+    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text("".join(lines), encoding="utf-8")
     beside = output.with_name(output.name + ".unjoined.jsonl")
     listed = [{"where": w, "reason": "no gold answer"} for w in report.without_answer]
@@ -169,6 +170,8 @@ def _rationales(
     verdicts = row[name] if name is not None else None
     if shape == "schema":
         for entry in row[_required(row, "rationales", settings, where)] or ():
+            if not isinstance(entry, dict) or not {"teacher", "text"} <= entry.keys():
+                raise DataError(where, entry, "rationales with `teacher` and `text`", "mend the row")
             kept = {"teacher": entry["teacher"], "text": entry["text"]}
             yield kept | {k: entry[k] for k in ("steps", "is_correct") if entry.get(k) is not None}
         return

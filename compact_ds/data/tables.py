@@ -87,7 +87,8 @@ def _json(text: str, source: str) -> Iterator[Row]:
         whole = json.loads(text)
     except ValueError as error:
         raise DataError(source, str(error), "one JSON value", "mend it, or name a file of lines .jsonl") from None
-    listed = whole if isinstance(whole, list) else next((v for v in whole.values() if isinstance(v, list)), None)
+    members = whole.values() if isinstance(whole, dict) else ()
+    listed = whole if isinstance(whole, list) else next((v for v in members if isinstance(v, list)), None)
     if listed is None:
         raise DataError(source, type(whole).__name__, "a list of objects", "put the objects into a list")
     for number, row in enumerate(listed, start=1):

@@ -103,6 +103,7 @@ def _unfinished(output: Path | None) -> Iterator[TextIO | None]:
     if output is None:
         yield None
         return
+    output.parent.mkdir(parents=True, exist_ok=True)
     beside = output.with_name(output.name + ".unfinished")
     with beside.open("w", encoding="utf-8") as stream:
         yield stream

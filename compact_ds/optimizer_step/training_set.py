@@ -52,6 +52,11 @@ class TrainingSet:
             remedy = "check data.train, data.limit and tree.row_tokens"
             raise DataError(config.data.train, "no example that the method can learn from", "at least one", remedy)
 
+    @property
+    def num_left_out(self) -> int:
+        """Rationales that no row of `tree.row_tokens` holds."""
+        return len(self._left_out)
+
     def write_left_out(self, file: Path) -> None:
         """One JSON object for every rationale that does not fit, none when all do."""
         lines = [json.dumps(asdict(row)) + "\n" for row in self._left_out]
