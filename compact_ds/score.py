@@ -71,7 +71,8 @@ def run(
             _tell_left_out(training_set, output.with_name(f"{output.name}.left_out.jsonl"))
         for rank in range(group.world_size):
             journal_file(place, rank).unlink()
-    return totals(rows, settings.compatibility.added) | ({"top": top(rows, settings, num_shown)} if num_shown else {})
+    found = totals(rows, settings.compatibility.added) | {"left_out": training_set.num_left_out}
+    return found | ({"top": top(rows, settings, num_shown)} if num_shown else {})
 
 
 def _tell_left_out(training_set: TrainingSet, file: Path) -> None:

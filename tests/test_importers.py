@@ -24,6 +24,9 @@ FLAT = [
     {"question": "what is  1 + 1 ?", "answer": "2", "model": "ben", "response": "The answer is 3"},
 ]
 
+ADA = {"teacher": "ada", "text": "The answer is 1"}
+SCHEMA = {"id": "a", "question": "q", "answer": "1", "rationales": [ADA]}
+
 
 def write(file: Path, listed: list[dict[str, Any]]) -> Path:
     text = "".join(json.dumps(row) + "\n" for row in listed)
@@ -139,6 +142,15 @@ def test_doubles_are_counted_and_questions_without_an_answer_listed(tmp_path: Pa
         ([{"question": "q", "answer": "1", "text": "t"}], {}, "TEACHER=FILE"),
         ([{"q": "q", "answer": "1", "text": "t"}], {}, "--field question=NAME"),
         ([{"question": 3, "answer": "1", "text": "t"}], {}, "the question as text"),
+        (
+            [SCHEMA, {**SCHEMA, "id": "b", "rationales": [ADA, {"text": "t"}]}], {},
+            "flat.jsonl:2: rationale 2: .*not without `teacher`",
+        ),
+        ([{**SCHEMA, "rationales": [{"teacher": "ada"}]}], {}, "flat.jsonl:1: rationale 1: .*not without `text`"),
+        ([{**SCHEMA, "rationales": [None]}], {}, "flat.jsonl:1: rationale 1: found None"),
+        ([{**SCHEMA, "rationales": "text"}], {}, "flat.jsonl:1: found 'text'; expected the rationales as a list"),
+        ([{"question": "q", "answer": "1", "generations": "t"}], {}, "the generations as a list"),
+        ([{"answer": "1", "messages": ["hello"]}], {}, "a message as an object"),
         ([{"id": "a", "question": "one", "rationales": []}, {"id": "a", "question": "two", "rationales": []}], {}, "own id"),
         ([{"id": "a", "question": "q", "answer": "1", "rationales": [{"text": "t"}]}], {}, "`teacher` and `text`"),
     ],
@@ -150,6 +162,19 @@ def test_what_cannot_be_read_names_line_and_remedy(
     with pytest.raises(DataError, match=words) as error:
         imported(tmp_path, [Source(str(file))], **settings)
     assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "found"), [("3", "int"), ("null", "NoneType"), ('"a"', "str"), ('{"a": 1}', "dict")])
+def test_a_json_file_without_a_list_is_refused(tmp_path: Path, text: str, found: str) -> None:
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"a\.json: found {found}; expected a list of objects"):
+        list(rows(str(tmp_path / "a.json")))
+
+
+def test_an_output_in_a_new_folder(tmp_path: Path) -> None:
+    output = tmp_path / "new" / "deep" / "out.jsonl"
+    run([Source(str(write(tmp_path / "flat.jsonl", FLAT)))], output, Settings())
+    assert len(output.read_text().splitlines()) == 2 and output.with_name("out.jsonl.unjoined.jsonl").read_text() == ""
 
 
 def test_broken_files_and_unknown_roles_are_refused(tmp_path: Path) -> None:

@@ -177,4 +177,5 @@ def test_what_no_row_can_hold_is_listed_and_counted(
     listed = [json.loads(line) for line in (tmp_path / "new" / "scores.jsonl.left_out.jsonl").read_text().splitlines()]
     assert [(row["id"], row["teacher"]) for row in listed] == [(example["id"], example["rationales"][0]["teacher"])]
     assert "1 rationales do not fit tree.row_tokens" in caplog.text
+    assert found is not None and found["left_out"] == 1
     assert found is not None and found["rationales"] == sum(len(json.loads(line)["rationales"]) for line in lines) - 1

@@ -72,7 +72,7 @@ def test_the_job_writes_what_the_reader_reads(tmp_path: Path) -> None:
         {"id": "b", "question": "q", "answer": "4",
          "rationales": [{"teacher": "x", "text": "ab. cd. The answer is 5", "steps": ["ab. cd."]}]},
     ]  # fmt: skip
-    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source, output = tmp_path / "in.jsonl", tmp_path / "new" / "out.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     data = DataConfig(train=str(source))
     found = verify(read(str(source), data, 0), output, 1, True, None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -86,6 +86,7 @@ def run(sources: list[Source], output: Path, settings: Settings) -> Report:
     for role in settings.names:
         if role not in ROLES:
             raise UserError("--field", role, "a role", nearest(role, ROLES))
+    output.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, _Question] = {}
     report = Report()
     for number, source in enumerate(sources):
@@ -101,7 +102,6 @@ def run(sources: list[Source], output: Path, settings: Settings) -> Report:
         row = {"id": question.id, "question": question.question, "answer": question.answer}
         lines.append(json.dumps(row | {"rationales": question.rationales}, ensure_ascii=False) + "\n")
     report.questions = len(lines)
-    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text("".join(lines), encoding="utf-8")
     beside = output.with_name(output.name + ".unjoined.jsonl")
     listed = [{"where": w, "reason": "no gold answer"} for w in report.without_answer]
@@ -169,16 +169,13 @@ def _rationales(
     name = _name(row, "is_correct", settings)
     verdicts = row[name] if name is not None else None
     if shape == "schema":
-        for entry in row[_required(row, "rationales", settings, where)] or ():
-            if not isinstance(entry, dict) or not {"teacher", "text"} <= entry.keys():
-                raise DataError(where, entry, "rationales with `teacher` and `text`", "mend the row")
-            kept = {"teacher": entry["teacher"], "text": entry["text"]}
-            yield kept | {k: entry[k] for k in ("steps", "is_correct") if entry.get(k) is not None}
+        for number, entry in enumerate(_listed(row, "rationales", settings, where), start=1):
+            yield _entry(entry, f"{where}: rationale {number}")
         return
     if shape == "chat":
         texts: Iterable[Any] = [text for role, text in _messages(row, settings, where) if role == "assistant"][-1:]
     elif shape == "generations":
-        texts = row[_required(row, "generations", settings, where)] or ()
+        texts = _listed(row, "generations", settings, where)
     elif _name(row, "text", settings) is None and source.teacher is None:
         texts = ()  # questions alone, for other sources to join
     else:
@@ -191,12 +188,24 @@ def _rationales(
         yield kept | ({"is_correct": given} if isinstance(given, bool) else {})
 
 
+def _entry(entry: Any, where: str) -> dict[str, Any]:
+    """A rationale in the schema's own shape, without what the schema has no name for."""
+    given = entry if isinstance(entry, Mapping) else {}
+    lacking = [name for name in ("teacher", "text") if not isinstance(given.get(name), str)]
+    if lacking:
+        expected = f"an object with `teacher` and `text` as text, not without `{lacking[0]}`"
+        raise DataError(where, f"{entry!r:.80}", expected, "complete it or delete it")
+    kept = {"teacher": given["teacher"], "text": given["text"]}
+    return kept | {name: given[name] for name in ("steps", "is_correct") if given.get(name) is not None}
+
+
 def _messages(row: Mapping[str, Any], settings: Settings, where: str) -> list[tuple[str, str]]:
     found = []
-    for message in row[_required(row, "messages", settings, where)] or ():
-        role = message.get("role") or {"human": "user", "gpt": "assistant"}.get(
-            message.get("from"), message.get("from")
-        )
+    for message in _listed(row, "messages", settings, where):
+        if not isinstance(message, Mapping):
+            raise DataError(where, f"{message!r:.80}", "a message as an object", "check --field messages=NAME")
+        sender: Any = message.get("from")
+        role = message.get("role") or {"human": "user", "gpt": "assistant"}.get(sender, sender)
         found.append((str(role), str(message.get("content") or message.get("value") or "")))
     return found
 
@@ -214,6 +223,13 @@ def _text(row: Mapping[str, Any], role: str, settings: Settings, where: str) -> 
     if not isinstance(value, str) or not value.strip():
         raise DataError(where, f"{value!r:.60}", f"the {role} as text", f"check --field {role}=NAME")
     return value
+
+
+def _listed(row: Mapping[str, Any], role: str, settings: Settings, where: str) -> Sequence[Any]:
+    value = row[_required(row, role, settings, where)]
+    if value is not None and not isinstance(value, list | tuple):
+        raise DataError(where, f"{value!r:.60}", f"the {role} as a list", f"check --field {role}=NAME")
+    return value or ()
 
 
 def _required(row: Mapping[str, Any], role: str, settings: Settings, where: str) -> str:
