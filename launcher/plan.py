@@ -15,6 +15,7 @@ from compact_ds import config as configuration
 from compact_ds.errors import UserError
 from compact_ds.launcher.plan_activations import activations
 from compact_ds.launcher.plan_memory import Memory, ZeroSettings, memory, zero_settings
+from compact_ds.launcher.plan_mixing import gradients, passes_of_a_step, whole_step
 from compact_ds.launcher.plan_shape import Shape
 from compact_ds.launcher.plan_time import Machine, host_calls, latency, link, step_flops
 from compact_ds.launcher.plan_traffic import seconds, traffic
@@ -124,16 +125,18 @@ def plan(config: Config, shape: Shape, machine: Machine, world_size: int, work: 
     """The plan of a config for the micro-batches of `work`."""
     zero, bytes_each = zero_settings(config), 2 if config.engine.precision == "bf16" else 4
     checkpointing = config.student.gradient_checkpointing
-    carried = traffic(shape, zero, bytes_each, checkpointing, len(work.micro_batches), world_size)
+    # Gradient mode and a guard make several passes; a diagnosing step's are one step's in many, and left out of the time.
+    step, passes = whole_step(config, work), len(passes_of_a_step(config, work))
+    taken, number = gradients(config, work, world_size, diagnosing=False), len(step.micro_batches)
+    carried = traffic(shape, zero, bytes_each, checkpointing, number, world_size, passes, taken)
     network = 0.0
     if world_size > 1:
-        network = seconds(carried, world_size, link(machine, world_size)) + latency(
-            _messages(shape, zero, len(work.micro_batches)), world_size
-        )
-    compute = step_flops(shape, work, checkpointing, machine.on_gpu) / (machine.flops * machine.efficiency)
-    compute += machine.host_seconds * host_calls(shape, work, checkpointing, zero.stage)
+        messages = _messages(shape, zero, number, passes)
+        network = seconds(carried, world_size, link(machine, world_size)) + latency(messages, world_size)
+    compute = step_flops(shape, step, checkpointing, machine.on_gpu) / (machine.flops * machine.efficiency)
+    compute += machine.host_seconds * host_calls(shape, step, checkpointing, zero.stage)
     if machine.on_gpu:
-        compute += _passing_seconds(config, shape, machine, work, world_size)
+        compute += _passing_seconds(config, shape, machine, step, world_size)
     need = memory(config, shape, work, world_size, machine.on_gpu)
     return Plan(config, shape, machine, world_size, work, zero, need, carried, compute, network)
 
@@ -184,15 +187,18 @@ def fit(config: Config, shape: Shape, machine: Machine, world_size: int, lengths
     if not kept:
         need = memory(config, shape, workload(config, lengths, world_size, 1), world_size, machine.on_gpu).total
         expected = f"a way to train in {machine.memory / 1e9:.0f} GB"
-        raise UserError(
-            "--fit", f"{need / 1e9:.1f} GB", expected, "give more ranks, a larger accelerator or student.lora"
-        )
+        remedy = "give more ranks, a larger accelerator, student.lora or mixer.diagnose_every=0"
+        raise UserError("--fit", f"{need / 1e9:.1f} GB", expected, remedy)
     return min(kept, key=lambda one: (one.step_seconds, one.memory.total))
 
 
 def write_config(found: Plan, file: Path) -> None:
-    """A ready config of a plan."""
-    configuration.save(found.config, file)
+    """A ready config of a plan, in a folder that is made if need be. Raises UserError where nothing can be written."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        configuration.save(found.config, file)
+    except OSError as error:
+        raise UserError("--fit", str(error), "a file that can be written", "choose another path") from None
 
 
 def _way(
@@ -222,10 +228,10 @@ def _passing_seconds(config: Config, shape: Shape, machine: Machine, work: Workl
     return moved / (machine.memory_rate * _MEMORY_RATE_REACHED)
 
 
-def _messages(shape: Shape, zero: ZeroSettings, micro_batches: int) -> int:
+def _messages(shape: Shape, zero: ZeroSettings, micro_batches: int, passes: int) -> int:
     reduced = -(-shape.trained // max(1, zero.reduce_bucket))
     if zero.stage < 2:
-        return 2 * reduced
+        return (1 + passes) * reduced
     if zero.stage == 2:
         return reduced * (micro_batches + 1)
     return micro_batches * (2 * (shape.layers + 2) + reduced)

@@ -1,26 +1,31 @@
 """Memory of one rank, by part, for ZeRO stages 0 to 3, offloading and adapters.
 
 Owns what DeepSpeed keeps where. Three moments decide: the backward pass of the largest micro-batch, the optimizer's step and, on
-several CPU ranks under ZeRO-3, the first layers of the forward pass, by which all that ZeRO-3 may gather ahead is under way. The
-parts are those of the moment that needs most. Activations are `plan_activations`', sizes `plan_shape`'s.
+several CPU ranks under ZeRO-3, the first layers of the forward pass, by which all that ZeRO-3 may gather ahead is under way.
+Where gradients are held as shards there are two more: a further pass, and the mix. The parts are those of the moment that needs
+most. Activations are `plan_activations`', sizes `plan_shape`'s, the number of gradients `plan_mixing`'s.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from compact_ds.config import deepspeed_file
 from compact_ds.errors import ConfigError
 from compact_ds.launcher.plan_activations import activations
+from compact_ds.launcher.plan_mixing import further_passes, held
 from compact_ds.launcher.plan_shape import Shape
-from compact_ds.launcher.plan_workload import Workload
+from compact_ds.launcher.plan_workload import MicroBatch, Workload
 from compact_ds.sections import Config
 
 FRAGMENTATION = 0.08
 """Share of what comes and goes that the caching allocator of a GPU cannot hand out again: assumed."""
+
+_GRAM_BLOCK = 1 << 20
+"""Elements of every shard that inner products take at once, in float64 (`mixer.gradient_mode`)."""
 
 CONTEXT_BYTES = 1 << 30
 """CUDA's context, kernels and NCCL's channels on a GPU: assumed."""
@@ -44,7 +49,7 @@ class ZeroSettings:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of one rank by part; `moment` says which of the three it is, `host` what is offloaded."""
+    """Bytes of one rank by part; `moment` says which it is, `host` what is offloaded."""
 
     parts: Mapping[str, int]
     moment: str
@@ -85,22 +90,46 @@ def zero_settings(config: Config) -> ZeroSettings:
 def memory(config: Config, shape: Shape, work: Workload, world_size: int, on_gpu: bool) -> Memory:
     """The peak of a rank."""
     zero, bytes_each = zero_settings(config), 2 if config.engine.precision == "bf16" else 4
-    state = _States(shape, zero, bytes_each, world_size)
-    resting = {"parameters": state.parameters, "optimizer": state.optimizer, "buckets": state.resting_buckets}
+    state, kept = _States(shape, zero, bytes_each, world_size), held(config, work, world_size)
+    shard = 0 if zero.offloads_optimizer else state.gradient_shard
+    resting = {
+        "parameters": state.parameters, "optimizer": state.optimizer, "buckets": state.resting_buckets,
+        "gradient shards": kept.between * shard,
+    }  # fmt: skip
     with_gloo = world_size > 1 and not on_gpu
     update = {"gradients": state.gradients_at_update, "update": state.update(on_gpu)}
     if with_gloo and zero.stage in (1, 2) and zero.contiguous:
         # The last bucket of gradients may be its threads' still: so says the size of what was measured (docs/planning.md).
         update["buckets"] = zero.reduce_bucket * bytes_each
     moments = [("update", resting | update)]
-    # It receives into memory of its own, and holds it until the layer that waits for the gather has come.
-    received = state.gather_copy if with_gloo else 0
+    for moment, parts in _pass(config, state, work.micro_batches, on_gpu):
+        moments.append((moment, resting | parts))
+    if kept.most:
+        mixing = resting | {"gradient shards": kept.most * shard}
+        for batches in further_passes(config, work):
+            moments += [("further pass", mixing | parts) for _, parts in _pass(config, state, batches, on_gpu)]
+        gram = 8 * kept.most * min(shard // 4, _GRAM_BLOCK)
+        moments.append(("mixing", mixing | {"gradients": state.gradients_at_update, "passing through": gram}))
+    moment, parts = max(moments, key=lambda one: sum(one[1].values()))
+    if on_gpu:
+        moving = sum(size for name, size in parts.items() if name not in ("parameters", "optimizer"))
+        parts = parts | {"fragmentation": int(FRAGMENTATION * moving), "context": CONTEXT_BYTES}
+    host = state.host + (kept.most * state.gradient_shard if zero.offloads_optimizer else 0)
+    return Memory({name: int(size) for name, size in parts.items() if size}, moment, host)
+
+
+def _pass(
+    config: Config, state: _States, batches: Sequence[MicroBatch], on_gpu: bool
+) -> Iterator[tuple[str, dict[str, int]]]:
+    """The moments of a pass, and what each needs beside what rests."""
+    # Gloo receives into memory of its own, and holds it until the layer that waits for the gather has come.
+    received = state.gather_copy if state.world > 1 and not on_gpu else 0
     if received:
-        gathered = {"gathered parameters": state.gathered, "passing through": state.gathered + received}
-        moments.append(("forward", resting | gathered | {"gradients": state.gradients(False)}))
-    for number, batch in enumerate(work.micro_batches[:1] + tuple(set(work.micro_batches[1:]))):
-        found = activations(shape, batch, bytes_each, config.student.gradient_checkpointing, on_gpu)
-        backward = {
+        parts = {"gathered parameters": state.gathered, "passing through": state.gathered + received}
+        yield "forward", parts | {"gradients": state.gradients(False)}
+    for number, batch in enumerate((*batches[:1], *set(batches[1:]))):
+        found = activations(state.shape, batch, state.b, config.student.gradient_checkpointing, on_gpu)
+        parts = {
             "gathered parameters": state.gathered,
             "gradients": state.gradients(number > 0),
             "activations": found.saved,
@@ -111,12 +140,7 @@ def memory(config: Config, shape: Shape, work: Workload, world_size: int, on_gpu
             "tree mask": found.mask,
             "buckets": state.resting_buckets + state.passing_buckets,
         }
-        moments.append(("backward", resting | backward))
-    moment, parts = max(moments, key=lambda one: sum(one[1].values()))
-    if on_gpu:
-        moving = sum(size for name, size in parts.items() if name not in ("parameters", "optimizer"))
-        parts = parts | {"fragmentation": int(FRAGMENTATION * moving), "context": CONTEXT_BYTES}
-    return Memory({name: int(size) for name, size in parts.items() if size}, moment, state.host)
+        yield "backward", parts
 
 
 class _States:
@@ -184,8 +208,11 @@ class _States:
     @property
     def gradients_at_update(self) -> int:
         """What the step begins with."""
-        if self.zero.offloads_optimizer:
-            return 0
+        return 0 if self.zero.offloads_optimizer else self.gradient_shard
+
+    @property
+    def gradient_shard(self) -> int:
+        """One gradient as `engine.gradient_shards` reads it, in fp32: whole where every rank holds all of it."""
         whole = self.zero.stage == 0 or (self.zero.stage == 1 and self.b == 2)
         return 4 * (self.shape.trained if whole else self.shard)
 
@@ -197,7 +224,9 @@ class _States:
             return 4 * times * largest
         if self.zero.offloads_optimizer:
             return 0
-        group = min(max(self.shape.groups) // self.world, self.zero.sub_group)
+        group = max(self.shape.groups) // self.world
+        if self.zero.stage == 3:
+            group = min(group, self.zero.sub_group)  # no other stage updates a group in pieces
         return 4 * (1 + times) * group
 
     @property

@@ -17,28 +17,31 @@ AGREEMENT_BYTES = 304
 
 
 def traffic(
-    shape: Shape, zero: ZeroSettings, bytes_each: int, checkpointing: bool, micro_batches: int, world_size: int
-) -> dict[str, int]:
-    """Bytes by kind; empty on one rank.
+    shape: Shape, zero: ZeroSettings, bytes_each: int, checkpointing: bool, micro_batches: int, world_size: int,
+    passes: int = 1, gradients: int = 0,
+) -> dict[str, int]:  # fmt: skip
+    """Bytes by kind; empty on one rank. `micro_batches` are those of all `passes`, which mix so many `gradients`.
 
-    At stages 0 and 1 gradients are reduced once a step, at 2 and 3 with every micro-batch. Stage 3 gathers parameters for the
+    At stages 0 and 1 gradients are reduced once a pass, at 2 and 3 with every micro-batch. Stage 3 gathers parameters for the
     forward pass, again for the backward pass what was given back in between, and checkpointed layers once more.
     """
     if world_size == 1:
         return {}
     trained = shape.trained * bytes_each
+    # Their inner products and losses travel in one message of float64.
+    agreed = AGREEMENT_BYTES + 8 * gradients * (gradients + 1)
     if zero.stage == 0:
-        return {"all_reduce": trained + AGREEMENT_BYTES}
+        return {"all_reduce": trained * passes + agreed}
     if zero.stage < 3:
         # In bf16 stage 1 reduces its fp32 sums.
-        reduced = 4 * shape.trained if zero.stage == 1 else trained * micro_batches
-        return {"all_gather": trained, "all_reduce": reduced + AGREEMENT_BYTES}
+        reduced = 4 * shape.trained * passes if zero.stage == 1 else trained * micro_batches
+        return {"all_gather": trained, "all_reduce": reduced + agreed}
     gathered = _gathers(shape, zero, bytes_each, checkpointing, micro_batches, world_size)
     own = [p for p in shape.parameters if p.trained]
     return {
         "all_gather": int(gathered),
         "reduce_scatter": micro_batches * _padded(own, world_size) * bytes_each,
-        "all_reduce": AGREEMENT_BYTES,
+        "all_reduce": agreed,
     }
 
 

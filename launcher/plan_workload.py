@@ -7,10 +7,10 @@ branch a teacher, probes behind the trunk. Real batches vary; a plan is for batc
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from compact_ds.errors import ConfigError
-from compact_ds.sections import Config
+from compact_ds.errors import ConfigError, UserError
+from compact_ds.sections import Config, TreeConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,16 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A rank's step: micro-batches, and the tokens of all ranks that train, for cost per token."""
+    """A rank's step: the micro-batches of its first pass, and the tokens of all ranks that train, for cost per token.
+
+    `alone` has those of a pass over each teacher (or group) alone, without probes, and `retention` those of a pass over a
+    retention batch, of questions as long as the others: what `plan_mixing` may want of a step beside the first.
+    """
 
     micro_batches: tuple[MicroBatch, ...]
     global_tokens: int
+    alone: tuple[tuple[MicroBatch, ...], ...] = ()
+    retention: tuple[MicroBatch, ...] = ()
 
     @property
     def largest(self) -> MicroBatch:
@@ -73,19 +79,33 @@ class Workload:
 def workload(config: Config, lengths: Lengths, world_size: int, rows: int | None = None) -> Workload:
     """A rank's micro-batches for equal examples; `rows` instead of the config's `tree.rows`.
 
-    Raises ConfigError when ranks cannot share the batch out or an example does not fit a row.
+    Raises UserError without ranks, ConfigError when they cannot share the batch out or an example does not fit a row.
     """
-    tree, batch = config.tree, config.data.batch_size
+    if world_size < 1:
+        raise UserError("--world-size", world_size, "1 or more", "give the number of ranks")
+    tree, batch, retain = config.tree, config.data.batch_size, config.mixer.retain
     if batch % world_size:
         fitting = -(-batch // world_size) * world_size
         raise ConfigError(
             "data.batch_size", batch, f"a multiple of the world size {world_size}", f"set data.batch_size={fitting}"
         )
-    probes = 1 + lengths.teachers * min(lengths.steps, tree.max_probes) if _probes(config) else 0
+    if rows is not None:
+        tree = tree.model_copy(update={"rows": rows})
+    own, kept = batch // world_size, 0 if retain is None else max(1, retain.batch_size // world_size)
+    return Workload(
+        _micro_batches(tree, lengths, own, _probes(config, lengths)),
+        batch * lengths.teachers * lengths.rationale,
+        tuple(_micro_batches(tree, replace(lengths, teachers=n), own, 0) for n in _groups(config, lengths.teachers)),
+        _micro_batches(tree, lengths, kept, 0) if kept else (),
+    )
+
+
+def _micro_batches(tree: TreeConfig, lengths: Lengths, examples: int, probes: int) -> tuple[MicroBatch, ...]:
+    """Those of `examples` equal examples with so many probes each. Raises ConfigError when one does not fit a row."""
+    if tree.layout == "rows":
+        return _separate_rows(tree, lengths, examples, probes)
     trunk = lengths.question + lengths.teachers * lengths.rationale
     leaves, trained = probes * lengths.probe, lengths.teachers * lengths.rationale
-    if tree.layout == "rows":
-        return _separate_rows(config, lengths, world_size, rows or tree.rows)
     pieces = max(1, math.ceil((trunk + leaves) / tree.row_tokens))
     if pieces > lengths.teachers:
         remedy = f"set tree.row_tokens={2 ** math.ceil(math.log2(trunk + leaves))}"
@@ -95,9 +115,9 @@ def workload(config: Config, lengths: Lengths, world_size: int, rows: int | None
     # An example cut into pieces repeats its question in each.
     trunk, leaves = (lengths.question + trained // pieces, leaves // pieces)
     each = max(1, tree.row_tokens // (trunk + leaves))
-    total = math.ceil(batch // world_size * pieces / each)
-    held = min(total, rows or tree.rows)
-    filled = min(each, batch // world_size * pieces)
+    total = math.ceil(examples * pieces / each)
+    held = min(total, tree.rows)
+    filled = min(each, examples * pieces)
     head = (trained + probes * lengths.answer) // pieces
     together, branches, seen = held * filled, lengths.teachers / pieces, lengths.question + lengths.rationale
     one = MicroBatch(
@@ -105,22 +125,31 @@ def workload(config: Config, lengths: Lengths, world_size: int, rows: int | None
         int(together * branches * seen),
         int(together * (branches * lengths.rationale * seen + lengths.question**2)),
     )  # fmt: skip
-    return Workload((one,) * math.ceil(total / held), batch * trained)
+    return (one,) * math.ceil(total / held)
 
 
-def _separate_rows(config: Config, lengths: Lengths, world_size: int, rows: int) -> Workload:
-    probes = lengths.teachers * min(lengths.steps, config.tree.max_probes) + 1 if _probes(config) else 0
+def _separate_rows(tree: TreeConfig, lengths: Lengths, examples: int, probes: int) -> tuple[MicroBatch, ...]:
     longest = lengths.question + lengths.rationale
-    examples = config.data.batch_size // world_size
     needed = lengths.teachers + probes
-    together = max(1, rows * config.tree.row_tokens // (needed * longest))
+    together = max(1, tree.rows * tree.row_tokens // (needed * longest))
     held = min(together, examples)
     trained = lengths.teachers * lengths.rationale
     one = MicroBatch(held * needed, longest, 0, held * (trained + probes * lengths.answer), held * trained)
-    return Workload((one,) * math.ceil(examples / held), config.data.batch_size * trained)
+    return (one,) * math.ceil(examples / held)
 
 
-def _probes(config: Config) -> bool:
-    """Whether adaptability moves the weights, as `methods` decides it."""
-    alone = config.method in ("compact", "adaptability", "compact_without_consensus", "compact_without_difficulty")
-    return alone and (config.compatibility.beta > 0 or config.method == "adaptability")
+def _groups(config: Config, teachers: int) -> list[int]:
+    """How many teachers share each gradient, as `mixer.gradient_mode.groups_of` has it; a lone teacher's methods have one."""
+    if config.method == "mot" or config.method.startswith("single:"):
+        return [1]
+    grouped = [len(members) for members in config.mixer.groups.values()]
+    return grouped + [1] * (teachers - sum(grouped))
+
+
+def _probes(config: Config, lengths: Lengths) -> int:
+    """Probes of an example in training: the bare question's and as many a rationale as the method reads, or none."""
+    # Here, because it brings torch: the count is the method's own, an extension's too.
+    from compact_ds.methods.method import method
+
+    each = method(config.method).probes(config.compatibility, config.tree.max_probes)
+    return 1 + lengths.teachers * min(lengths.steps, each) if each else 0

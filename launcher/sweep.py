@@ -32,6 +32,7 @@ from compact_ds.config import load
 from compact_ds.errors import ConfigError, nearest
 from compact_ds.launcher.jobs import Job, run_jobs
 from compact_ds.launcher.launch import check_world_size
+from compact_ds.launcher.plan_workload import Lengths, workload
 from compact_ds.sections import Config
 
 WARM_UP = 2
@@ -104,8 +105,7 @@ class Measured:
 def read_grid(file: Path) -> Grid:
     """The grid of a file. Raises ConfigError for what it cannot be."""
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return Grid.model_validate(raw)
+        grid = Grid.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     except OSError:
         raise ConfigError(str(file), "no such file", "a YAML file with config and grid", "check the path") from None
     except yaml.YAMLError as error:
@@ -115,10 +115,17 @@ def read_grid(file: Path) -> Grid:
         key = ".".join(map(str, first["loc"])) or "the file"
         remedy = nearest(key, Grid.model_fields)
         raise ConfigError(f"{file}: {key}", first.get("input"), first["msg"].lower(), remedy) from None
+    for name, tokens in grid.lengths.items():
+        if name not in Lengths.__slots__:
+            expected = "a length of an example"
+            raise ConfigError(f"{file}: lengths.{name}", tokens, expected, nearest(name, Lengths.__slots__))
+        if tokens < 1:
+            raise ConfigError(f"{file}: lengths.{name}", tokens, "a number from 1 on", f"write for example {name}: 100")
+    return grid
 
 
 def cells(grid: Grid, folder: Path) -> Iterator[Cell]:
-    """Every combination, checked. Raises ConfigError for settings that no run can have."""
+    """Every combination, checked. Raises ConfigError for settings that no run can have or that cannot be planned."""
     keys = list(grid.grid)
     for values in itertools.product(*grid.grid.values()):
         chosen = dict(zip(keys, values, strict=True))
@@ -126,7 +133,9 @@ def cells(grid: Grid, folder: Path) -> Iterator[Cell]:
         own = [f"{key}={json.dumps(value)}" for key, value in chosen.items() if key != WORLD_SIZE]
         settings = {key: str(value) for key, value in chosen.items() if key != WORLD_SIZE}
         made = Cell(settings, world_size, (*grid.overrides, *own))
-        check_world_size(config_of(grid, made, folder).data.batch_size, world_size)
+        config = config_of(grid, made, folder)
+        check_world_size(config.data.batch_size, world_size)
+        workload(config, Lengths(**grid.lengths), world_size)  # the plan comes last, when all cells have run
         yield made
 
 

@@ -61,7 +61,7 @@ def overrides(folder: Path, size: str, stage: int, lora: str, checkpointing: str
     }
     return [
         f"run_dir={folder / 'run'}", f"data.cache_dir={folder}", f"engine.deepspeed={folder / 'deepspeed.json'}",
-        "data.batch_size=6", "compatibility.warmup=0", "tree.row_tokens=384", "tree.rows=2",
+        "data.batch_size=6", "compatibility.warmup=0", "mixer.diagnose_every=0", "tree.row_tokens=384", "tree.rows=2",
         f"student.scratch={json.dumps(scratch)}", f"engine.zero_stage={stage}",
         f"student.gradient_checkpointing={'true' if checkpointing else 'false'}",
         *(["student.lora={r: 8}"] if lora else []),

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from compact_ds.cli import main
 from compact_ds.config import load
+from compact_ds.engine.ranks import Ranks
 from compact_ds.errors import ConfigError, UserError
 from compact_ds.launcher.plan import USABLE, fit, largest_rows, over_world_sizes, plan, write_config
 from compact_ds.launcher.plan_memory import zero_settings
@@ -16,7 +18,10 @@ from compact_ds.launcher.plan_shape import Shape, shape
 from compact_ds.launcher.plan_time import flops, machine
 from compact_ds.launcher.plan_traffic import traffic
 from compact_ds.launcher.plan_workload import Lengths, MicroBatch, workload
+from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.sections import Config
+from compact_ds.student.load import load_tokenizer
+from compact_ds.tree.tokenise import Tokeniser
 
 BIG = [
     "student.model=Llama-3.1-8B", "student.scratch=null", "engine.precision=bf16", "data.batch_size=256", "tree.row_tokens=2048",
@@ -68,13 +73,39 @@ def test_a_workload_holds_every_question_once() -> None:
     config = load("arithmetic", [*BIG, "tree.max_probes=4"])
     lengths = Lengths(teachers=2, question=100, rationale=200, steps=3, probe=10, answer=4)
     found = workload(config, lengths, 8)
-    # A tree: 100 + 2 x 200 tokens and 7 probes of 10; three fit 2,048 tokens, and 32 questions need 11 rows.
+    # A tree: 100 + 2 x 200 tokens and 3 probes of 10, of the question and after each last step; three fit 2,048 tokens, and
+    # 32 questions need 11 rows.
     assert len(found.micro_batches) == 11
     # A branch's 200 queries see 300 keys.
-    assert found.largest == MicroBatch(1, 1500, 210, 3 * (400 + 28), 1200, 3 * 600, 3 * (2 * 200 * 300 + 100**2))
+    assert found.largest == MicroBatch(1, 1500, 90, 3 * (400 + 12), 1200, 3 * 600, 3 * (2 * 200 * 300 + 100**2))
     assert found.global_tokens == 256 * 400
+    jumps = workload(load("arithmetic", [*BIG, "compatibility.adaptability=jump", "tree.max_probes=4"]), lengths, 8)
+    assert jumps.largest.probe == 3 * 10 * (1 + 2 * 3)
     with pytest.raises(ConfigError, match=r"data\.batch_size: found 256; expected a multiple of the world size 7"):
         workload(config, lengths, 7)
+
+
+def test_no_ranks_are_refused(llama: Shape) -> None:
+    for attempt in (
+        lambda: workload(load("arithmetic"), Lengths(), 0),
+        lambda: fit(load("arithmetic", BIG), llama, machine("h100"), 0, Lengths()),
+    ):
+        with pytest.raises(UserError, match="--world-size: found 0; expected 1 or more"):
+            attempt()
+
+
+@pytest.mark.parametrize("layout", ["tree", "rows"])
+@pytest.mark.parametrize("own", [(), ("compatibility.adaptability=jump",), ("method=uniform",)])
+def test_probes_are_as_many_as_training_builds(tmp_path: Path, layout: str, own: tuple[str, ...]) -> None:
+    given = [f"tree.layout={layout}", f"data.cache_dir={tmp_path}", "data.batch_size=6", "data.limit=50", *own]
+    config = load("arithmetic", [*given, "tree.row_tokens=384", "tree.rows=40"])
+    data = TrainingSet(config, Tokeniser(load_tokenizer(config.student), config.data.cue))
+    step = data.step(0, Ranks(0, 1, torch.device("cpu")))
+    assert {len(r.step_ends) for record in step.records[0] for r in record.rationales} == {2}
+    lengths = Lengths(teachers=3, question=14, rationale=26, steps=2, answer=1)
+    planned = workload(config, lengths, 1).largest
+    examples = planned.trained_rows / (3 * 26)  # the plan's last row is as full as the others
+    assert (planned.head_rows - planned.trained_rows) / examples == step.batches[0].num_probes / 6
 
 
 def test_the_largest_rows_fit_and_one_more_does_not(llama: Shape) -> None:
@@ -87,12 +118,20 @@ def test_the_largest_rows_fit_and_one_more_does_not(llama: Shape) -> None:
 
 def test_a_fitted_config_loads_and_fits(tmp_path: Path, llama: Shape) -> None:
     found = fit(load("arithmetic", BIG), llama, machine("h100"), 8, Lengths())
-    write_config(found, tmp_path / "fitted.yaml")
-    again = load(tmp_path / "fitted.yaml")
+    write_config(found, tmp_path / "new" / "folder" / "fitted.yaml")
+    again = load(tmp_path / "new" / "folder" / "fitted.yaml")
     assert again == found.config
     assert found.fits
     # 8B: 16 GB of parameters on every rank and 16 bytes a parameter shared out by 8 fit 80 GB without gathering.
     assert found.zero.stage == 2
+
+
+def test_a_fitted_config_that_cannot_be_written_is_named(tmp_path: Path, llama: Shape) -> None:
+    config, gpu = load("arithmetic", BIG), machine("h100")
+    found = plan(config, llama, gpu, 8, workload(config, Lengths(), 8))
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match=r"--fit: found .*file.*; expected a file that can be written"):
+        write_config(found, tmp_path / "file" / "fitted.yaml")
 
 
 def test_nothing_fits_on_too_small_a_machine(llama: Shape) -> None:

@@ -27,7 +27,8 @@ TINY = Workload((MicroBatch(1, 8, 0, 4, 4),), 4)
 def config_of(folder: Path, *own: str, **zero: object) -> Config:
     file = folder / "deepspeed.json"
     file.write_text(json.dumps({"zero_optimization": {"reduce_bucket_size": 0, **zero}}), encoding="utf-8")
-    return load("arithmetic", [SCRATCH, f"engine.deepspeed={file}", f"data.cache_dir={folder}", *own])
+    given = [SCRATCH, f"engine.deepspeed={file}", f"data.cache_dir={folder}", "mixer.diagnose_every=0"]
+    return load("arithmetic", [*given, *own])
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,16 @@ def test_offloading_moves_the_optimizer_to_the_host(tmp_path: Path) -> None:
     assert "optimizer" not in found.parts
     # Moments, fp32 parameters and gradients, and the parameters' own shard.
     assert found.host == pytest.approx((16 + 4) * student.total / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize(("stage", "pieces"), [(1, False), (2, False), (3, True)])
+def test_only_stage_3_updates_a_group_in_pieces(tmp_path: Path, stage: int, pieces: bool) -> None:
+    config = config_of(tmp_path, f"engine.zero_stage={stage}", sub_group_size=1_200_000)
+    student = shape(config, 20000)
+    found = memory(config, student, TINY, 1, on_gpu=False)
+    matrices = sum(p.numel for p in student.parameters if p.matrix)
+    # The flat gradient of what is updated at once, and two temporaries of AdamW.
+    assert found.parts["update"] == 12 * (1_200_000 if pieces else matrices)
 
 
 def test_gloo_holds_what_it_receives_until_a_layer_waits_for_it(tmp_path: Path) -> None:

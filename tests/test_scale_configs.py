@@ -31,12 +31,23 @@ def test_there_are_no_others() -> None:
 @pytest.mark.parametrize(("size", "ranks"), CASES)
 def test_it_loads_and_fits(size: str, ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # an installed package has no configs/ beside it
-    config = load(f"llama_{size}_{ranks}gpu", GIVEN)
+    # Held-out questions are one more gradient of a diagnosing step.
+    config = load(f"llama_{size}_{ranks}gpu", [*GIVEN, "data.eval=eval.jsonl"])
     settings = deepspeed_settings(config)
     assert settings["zero_optimization"]["stage"] == 3
     assert settings["bf16"]["enabled"]
     found = plan(config, shape(config), machine("h100"), ranks, workload(config, Lengths(), ranks))
     assert found.fits, found.memory.parts
+
+
+def test_diagnostics_do_not_fit_where_they_are_off() -> None:
+    config = load("llama_3b_1gpu", [*GIVEN, "mixer.diagnose_every=250"])
+    student = shape(config)
+    found = plan(config, student, machine("h100"), 1, workload(config, Lengths(), 1))
+    assert not found.fits
+    assert found.memory.parts["gradient shards"] == 4 * 4 * student.total  # the update's and three teachers', in fp32
+    on = [size for size, ranks in CASES if load(f"llama_{size}_{ranks}gpu", GIVEN).mixer.diagnose_every]
+    assert len(on) == len(CASES) - 1
 
 
 def batch_of(rows: int, trunk: int, words: int) -> Batch:

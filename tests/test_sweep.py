@@ -61,6 +61,9 @@ def test_every_combination_is_a_cell_of_its_own(tmp_path: Path) -> None:
         ({"grid": {"engine.zero_stag": [1]}}, "engine.zero_stag"),
         ({"grid": {"world_size": [3]}}, r"data\.batch_size: found 4; expected a multiple of the world size 3"),
         ({"max_steps": 2}, "max_steps"),
+        ({"lengths": {"rational": 3}}, r"grid\.yaml: lengths\.rational: found 3; .* did you mean 'rationale'"),
+        ({"lengths": {"rationale": 0}}, r"lengths\.rationale: found 0; expected a number from 1 on"),
+        ({"lengths": {"rationale": 9000}}, r"tree\.row_tokens: found 200; expected a row for"),
     ],
 )
 def test_what_no_cell_can_run_is_told_before_the_first(
