@@ -26,6 +26,7 @@ from compact_ds.data.generate_calls import Failure
 from compact_ds.data.generate_journal import Entry
 from compact_ds.data.generate_settings import Call, Teacher
 from compact_ds.errors import ConfigError
+from compact_ds.launcher.devices import uses_gpu
 
 
 def write_all(teacher: Teacher, calls: Sequence[Call], done: Callable[[Entry | Failure], None]) -> None:
@@ -70,7 +71,7 @@ def _load(teacher: Teacher) -> tuple[Any, Any]:
         ) from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    device: Any = "cuda" if torch.cuda.is_available() else "cpu"
+    device: Any = "cuda" if uses_gpu() else "cpu"
     return tokenizer, lm.to(device).eval()
 
 

@@ -157,17 +157,14 @@ def _read(file: Any) -> dict[str, Any]:
         raise ConfigError("engine.deepspeed", str(file), "a readable JSON file in UTF-8", "check the path") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file}:{error.lineno}", error.msg, "valid JSON", "mend the line") from None
-    for where, part in ((file, given), (f"{file}: zero_optimization", _part(given))):
+    zero = given.get("zero_optimization", {}) if isinstance(given, dict) else {}
+    for where, part in ((file, given), (f"{file}: zero_optimization", zero)):
         if not isinstance(part, dict):
             raise ConfigError(str(where), part, "a JSON object", 'write {"key": value, ...}')
     for key, ours in _OURS.items():
         if key in given:
             raise ConfigError(f"{file}: {key}", given[key], f"no such key: {ours} says it", f"remove it and set {ours}")
     return dict(given)
-
-
-def _part(given: Any) -> Any:
-    return given.get("zero_optimization", {}) if isinstance(given, dict) else {}
 
 
 def _parameter_groups(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from compact_ds.data.readers import read
 from compact_ds.errors import UserError
 from compact_ds.evaluation import latent_picture, pooled, projector, weight_space
 from compact_ds.evaluation.latent_space import States, number_of_layers, states_of
 from compact_ds.evaluation.moments import PairMoments
 from compact_ds.evaluation.prompts import prompts_of
+from compact_ds.launcher.devices import uses_gpu
 from compact_ds.sections import DataConfig, StudentConfig
 from compact_ds.student.load import DTYPES, load_tokenizer, load_weights
 from compact_ds.tree.tokenise import Tokeniser
@@ -117,7 +116,7 @@ def _layer_figures(moments: PairMoments, top: int) -> dict[str, float]:
 
 
 def _load(model: str, key: str, precision: str) -> Any:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if uses_gpu() else "cpu"
     return load_weights(model, key, dtype=DTYPES[precision]).to(device).eval()
 
 

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from compact_ds.errors import UserError, nearest
+from compact_ds.launcher.devices import uses_gpu
 from compact_ds.sections import StudentConfig
 from compact_ds.student.load import load_tokenizer, load_weights
 
@@ -38,7 +37,7 @@ def run_tasks(
     if unknown:
         remedy = nearest(unknown[0], manager.all_tasks)
         raise UserError("--lm-eval", unknown[0], "a task of lm-eval or of --lm-eval-include", remedy)
-    lm = load_weights(model, "MODEL", dtype="auto").to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    lm = load_weights(model, "MODEL", dtype="auto").to("cuda" if uses_gpu() else "cpu").eval()
     student = HFLM(pretrained=lm, tokenizer=load_tokenizer(StudentConfig(model=model)), batch_size=batch_size)
     found = lm_eval.simple_evaluate(
         model=student, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=False, bootstrap_iters=1000

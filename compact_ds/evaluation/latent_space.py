@@ -100,9 +100,7 @@ def _padded(part: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
 
 def _counted(part: Sequence[Prompt], length: int) -> Tensor:
     """Places of the tokens that count, in the flattened batch."""
-    return torch.cat(
-        [b * length + torch.arange(prompt.first, max(prompt.first, len(prompt.ids))) for b, prompt in enumerate(part)]
-    )
+    return torch.cat([b * length + torch.arange(len(prompt.ids))[prompt.first :] for b, prompt in enumerate(part)])
 
 
 def _hidden(lm: Any, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, ...]:
