@@ -204,7 +204,7 @@ class _Run:
 
     def _owes_evaluation(self) -> bool:
         """Whether a resumed run was stopped on a step that it should have evaluated, before it did."""
-        if not self._is_due(self.config.evaluation.every):
+        if self.step == 0 or not self._is_due(self.config.evaluation.every):
             return False
         file = self.folder / EVALUATIONS
         missing = self.group.is_first and all(

@@ -48,6 +48,7 @@ if __name__ == "__main__":
         "max_steps": 3,
         "checkpoint_every": 2,
         "evaluation.every": 2,
+        "evaluation.before": False,
         "callbacks": ["callbacks_of_a_run:Noting"],
         "extensions": ["length_extension"],
         "compatibility.added": {"length": -0.5},

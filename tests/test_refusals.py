@@ -238,7 +238,8 @@ def test_a_metric_or_a_loss_that_is_no_number(
     code, lines = run(["-c", REPLACED, broken, *words(f"data.train={file}", f"method={method}")])
     measured = rf"consensus, adaptability, difficulty, token loss, weight \[{values}\]"
     counted = rf"at step 0 \({count} rationales\); expected finite losses, metrics and weights"
-    remedy = "check the student's weights, lower optimizer.lr or remove the example"
+    counted += " but for a share of data.max_left_out=0.01 of the examples"
+    remedy = "check the student's weights, begin again with a lower optimizer.lr, or remove the example"
     assert re.fullmatch(f"{re.escape(str(file))}{place}: {measured} {counted}; {remedy}", the_error(lines))
     assert code == 2
 

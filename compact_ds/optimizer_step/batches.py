@@ -33,7 +33,10 @@ class Alone:
 
 
 class StepBatches:
-    """This rank's share of the records of a step; `batches` are as many as every other rank's, `records` stand behind each."""
+    """This rank's share of the records of a step, in `batches` that are as many as every other rank's.
+
+    Behind each of them stand `records`, whose places among those of the step are `places`.
+    """
 
     def __init__(
         self, records: Sequence[Record], chosen: Sequence[list[int]], tree: TreeConfig, max_probes: int, ranks: Ranks
@@ -44,13 +47,14 @@ class StepBatches:
         self._shares = split_over_ranks([sum(p.num_tokens for p in own) for own in pieces], ranks.world_size)
         plans = self._plans(self._shares, pieces)
         self._mine = plans[ranks.rank]
-        made = [assemble_plan(plan, records, pieces, tree) for plan in self._mine]
+        made = [(*assemble_plan(plan, records, pieces, tree), list(plan.examples)) for plan in self._mine]
         # The last is the smallest.
-        stand_in = (made[-1][0].as_stand_in(), made[-1][1])
+        stand_in = (made[-1][0].as_stand_in(), *made[-1][1:])
         missing = max(len(plan) for plan in plans) - len(made)
-        batches, kept = zip(*made, *itertools.repeat(stand_in, missing), strict=True)
+        batches, kept, places = zip(*made, *itertools.repeat(stand_in, missing), strict=True)
         self.batches: list[Batch] = list(batches)
         self.records: list[list[Record]] = list(kept)
+        self.places: list[list[int]] = list(places)
 
     def alone(self, teachers: Collection[int]) -> list[Alone]:
         """The rationales of `teachers` in trees of their own, on the ranks that weighed them.

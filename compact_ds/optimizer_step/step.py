@@ -5,7 +5,8 @@ Owns the order of DESIGN's section 4 within a step, and what happens when a loss
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from compact_ds.methods.added_metrics import with_added
 from compact_ds.methods.baselines import rank_surprisal_ratio
 from compact_ds.methods.evidence import Evidence
 from compact_ds.mixer.agreement import Agreed, Agreement, right_share, teacher_means
-from compact_ds.mixer.gradient_mode import Reference
+from compact_ds.mixer.gradient_mode import Reference, Wanted
 from compact_ds.optimizer_step.batches import StepBatches
 from compact_ds.optimizer_step.ends import Noted, ends
 from compact_ds.optimizer_step.mixing import Mixed, Mixing
@@ -32,6 +33,8 @@ from compact_ds.phases import phase
 from compact_ds.sections import Config
 from compact_ds.student.measure import Measurement, measure
 from compact_ds.tree.batch import Batch
+
+_LOG = logging.getLogger("compact_ds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,16 @@ class StepResult:
     ends: tuple[Noted, Noted] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _FirstPass:
+    """What a step's first pass leaves: this rank's micro-batches and weights, and the sums over all ranks."""
+
+    batches: StepBatches
+    weight_M: Tensor
+    agreement: Agreement
+    agreed: Agreed
+
+
 class Step:
     """Runs optimizer steps; keeps the running scales between them."""
 
@@ -77,13 +90,31 @@ class Step:
         self.scales = RunningScales(config.compatibility.decay, ranks.device, len(self._settings.added))
 
     def run(self, step: int, lr: float, asked_to_stop: bool) -> StepResult:
-        """Optimizer step `step`. Raises UserError on all ranks alike when a loss, weight or gradient is no number."""
+        """Optimizer step `step`. Raises UserError on all ranks alike when a gradient, or too many examples, are no numbers."""
+        wanted = self._mixing.wanted(step)
+        left_out: dict[str, float] = {}
+        while (first := self._first_pass(step, wanted, asked_to_stop)).agreed.num_unfit:
+            left_out |= self._leave_out(step, first.batches)
+            self._passes.forget()
+        batches, weight_M = first.batches, first.weight_M
+        with phase("mixer"):
+            mixed = self._mixing.mix(wanted, batches, weight_M, step) if len(wanted) > 1 else Mixed({}, None)
+        with phase("optimizer"):
+            norm = self._engine.step(lr)
+        if norm != norm or norm == float("inf"):
+            remedy = "lower optimizer.lr, or set optimizer.grad_clip"
+            raise UserError(f"step {step}", f"gradient norm {norm}", "finite gradients", remedy)
+        self.scales.update(first.agreement.scales_total)
+        result = _result(first.agreed, norm, mixed, left_out)
+        return replace(result, ends=self._ends(step, batches, weight_M))
+
+    def _first_pass(self, step: int, wanted: Sequence[Wanted], asked_to_stop: bool) -> _FirstPass:
+        """Measure, weigh and take the first backward pass, and see what all ranks found."""
         agreement = Agreement(len(self._data.teachers), self._ranks.device, tuple(self._settings.added))
         if asked_to_stop:
             agreement.request_stop()
         with phase("data"):
             batches = self._data.step(step, self._ranks)
-        wanted = self._mixing.wanted(step)
         pending: list[Any] = []
         weight_M = self._passes.weighing(
             batches.batches,
@@ -94,26 +125,18 @@ class Step:
         with phase("communication"):
             pending[0].wait()
             agreed = agreement.read(self._data.teachers)
-        if agreed.num_unfit:
-            self._refuse(step, batches)
-        with phase("mixer"):
-            mixed = self._mixing.mix(wanted, batches, weight_M, step) if len(wanted) > 1 else Mixed({}, None)
-        with phase("optimizer"):
-            norm = self._engine.step(lr)
-        if norm != norm or norm == float("inf"):
-            remedy = "lower optimizer.lr, or set optimizer.grad_clip"
-            raise UserError(f"step {step}", f"gradient norm {norm}", "finite gradients", remedy)
-        self.scales.update(agreement.scales_total)
-        return replace(_result(agreed, norm, mixed), ends=self._ends(step, batches, weight_M))
+        return _FirstPass(batches, weight_M, agreement, agreed)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
-        return {"scales": self.scales.state_dict(), "bad_in_a_row": dict(self._mixing.bad_in_a_row)}
+        bad = {"bad_in_a_row": dict(self._mixing.bad_in_a_row), "unfit": sorted(self._data.unfit)}
+        return {"scales": self.scales.state_dict()} | bad
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.scales.load_state_dict(state["scales"])
         self._mixing.bad_in_a_row.update(state["bad_in_a_row"])
+        self._data.unfit |= set(state.get("unfit", ()))
 
     def _ends(self, step: int, batches: StepBatches, weight_M: Tensor) -> tuple[Noted, Noted] | None:
         every = self._config.texts_every
@@ -141,27 +164,43 @@ class Step:
         weight_R = self._data.method.weigh(evidence, self.scales, self._settings, step)
         return measured, evidence.metrics_MR, weight_R
 
-    def _refuse(self, step: int, batches: StepBatches) -> None:
-        """Name what has no finite loss or weight, on every rank the same."""
-        unfit: list[tuple[str, str]] = []
+    def _leave_out(self, step: int, batches: StepBatches) -> dict[str, float]:
+        """Leave every example that has no finite loss, metric or weight out of the run, on every rank the same.
+
+        Returns their names, as metrics have them. Raises DataError, naming the first, when they are too many.
+        """
+        everyone = [one for part in self._ranks.gather(self._unfit(step, batches)) for one in part]
+        where, _, _, found = everyone[0]
+        found = f"{found} at step {step} ({len(everyone)} rationales)"
+        if not self._data.leave_out(step, {place for _, _, place, _ in everyone}):
+            share = self._config.data.max_left_out
+            expected = (
+                f"finite losses, metrics and weights but for a share of data.max_left_out={share} of the examples"
+            )
+            remedy = "check the student's weights, begin again with a lower optimizer.lr, or remove the example"
+            raise DataError(where, found, expected, remedy)
+        names = dict.fromkeys((name for _, name, _, _ in everyone), 1.0)
+        if self._ranks.is_first:
+            _LOG.warning("%s: found %s; left out of this run: %s", where, found, ", ".join(names))
+        return names
+
+    def _unfit(self, step: int, batches: StepBatches) -> list[tuple[str, str, int, str]]:
+        """This rank's rationales that are no numbers: where, id and place in the step of the example, and what was found."""
+        unfit = []
         names = ", ".join((*METRICS, *self._settings.added))
-        for batch, records in zip(batches.batches, batches.records, strict=True):
+        for batch, records, places in zip(batches.batches, batches.records, batches.places, strict=True):
             with torch.no_grad():
                 measured, metrics_MR, weight_R = self._measure(batch.to(self._ranks.device), step)
                 measured_VR = torch.cat([metrics_MR, measured.token_loss_R.double()[None]])
             bad_R = ~(torch.isfinite(weight_R) & torch.isfinite(measured_VR).all(0)) & batch.counts
             for i in bad_R.nonzero().flatten().tolist():
                 example, index = batch.places_R[i]
-                teacher = self._data.teachers[records[example].rationales[index].teacher]
+                record = records[example]
+                teacher = self._data.teachers[record.rationales[index].teacher]
                 values = [round(float(v), 4) for v in (*measured_VR[:, i], weight_R[i])]
                 found = f"{teacher}: {names}, token loss, weight {values}"
-                unfit.append((records[example].where, found))
-        everyone = [one for part in self._ranks.gather(unfit) for one in part]
-        where, found = everyone[0]
-        remedy = "check the student's weights, lower optimizer.lr or remove the example"
-        raise DataError(
-            where, f"{found} at step {step} ({len(everyone)} rationales)", "finite losses, metrics and weights", remedy
-        )
+                unfit.append((record.where, record.id, places[example], found))
+        return unfit
 
 
 def _evidence(measured: Measurement, metrics_MR: Tensor, batch: Batch) -> Evidence:
@@ -171,7 +210,8 @@ def _evidence(measured: Measurement, metrics_MR: Tensor, batch: Batch) -> Eviden
     return Evidence(metrics_MR, loss_R, tokens_R, ratio_R, *places)
 
 
-def _result(agreed: Agreed, norm: float, mixed: Mixed) -> StepResult:
+def _result(agreed: Agreed, norm: float, mixed: Mixed, left_out: dict[str, float]) -> StepResult:
     loss = agreed.loss / agreed.examples
     scalars = StepMetrics(loss, norm, agreed.examples, agreed.tokens, right_share(agreed))
-    return StepResult(scalars, teacher_means(agreed) | mixed.report, agreed.stop, mixed.fault)
+    report = mixed.report | ({"examples_left_out": left_out} if left_out else {})
+    return StepResult(scalars, teacher_means(agreed) | report, agreed.stop, mixed.fault)

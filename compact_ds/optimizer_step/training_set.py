@@ -7,7 +7,7 @@ parts are in `data`, `compatibility` and `tree`; this file puts them in order.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from compact_ds.tree.build import plan_pieces
 from compact_ds.tree.cache import cache_key, ensure
 from compact_ds.tree.dataset import TreeDataset
 from compact_ds.tree.plan import split_into_micro_batches
-from compact_ds.tree.sampler import draw_of, examples_of_step
+from compact_ds.tree.sampler import draw_of, examples_of_step, with_substitutes
 from compact_ds.tree.tokenise import RationaleTokens, Record, Tokeniser
 
 _DEFAULT_CACHE = Path.home() / ".cache" / "compact_ds"
@@ -35,7 +35,10 @@ _DATA_SEED = 0
 
 
 class TrainingSet:
-    """The examples that a method can learn from, by optimizer step."""
+    """The examples that a method can learn from, by optimizer step.
+
+    `unfit` are places in the data of those that are left out since a loss, metric or weight of theirs was no number.
+    """
 
     def __init__(self, config: Config, tokeniser: Tokeniser) -> None:
         self._config = config
@@ -47,6 +50,7 @@ class TrainingSet:
         check(self.method, self.teachers, self._set.has_verdicts)
         self._left_out = self._set.left_out()
         self._set.refuse_if_too_many(self._left_out, config.data.max_left_out)
+        self.unfit: set[int] = set()
         self._usable = self._set.examples_with(self.method.selectable(self._set.flat, self.teachers))
         if not len(self._usable):
             remedy = "check data.train, data.limit and tree.row_tokens"
@@ -65,13 +69,25 @@ class TrainingSet:
     def step(self, step: int, ranks: Ranks) -> StepBatches:
         """This rank's micro-batches of optimizer step `step`; all ranks get the same number of them."""
         config = self._config
-        drawn = examples_of_step(len(self._usable), config.data.batch_size, config.seed, step)
-        indices = [int(i) for i in self._usable[drawn]]
+        indices = self._drawn(step)
         records = [self._set.record(i) for i in indices]
         tree = config.tree
         probes = self.method.probes(config.compatibility, tree.max_probes)
         chosen = [self._choose(record, i, step) for i, record in zip(indices, records, strict=True)]
         return StepBatches(records, chosen, tree, probes, ranks)
+
+    def leave_out(self, step: int, places: Collection[int]) -> bool:
+        """From now on put others in the place of these of step `step`'s examples; False when that makes too many for the run."""
+        drawn = self._drawn(step)
+        self.unfit |= {drawn[place] for place in places}
+        most = self._config.data.max_left_out * len(self._usable)
+        return len(self.unfit) <= most and len(self.unfit) < len(self._usable)
+
+    def _drawn(self, step: int) -> list[int]:
+        """Places in the data of step `step`'s examples."""
+        config = self._config
+        drawn = self._usable[examples_of_step(len(self._usable), config.data.batch_size, config.seed, step)]
+        return [int(i) for i in with_substitutes(drawn, self._usable, self.unfit, config.seed, step)]
 
     @property
     def usable(self) -> list[int]:

@@ -33,6 +33,7 @@ class DataConfig(Section):
     max_steps: int | None = Field(64, ge=1)
     """Most steps of a rationale; of a longer chain adjacent steps are merged, the text stays. Empty merges none."""
     max_left_out: float = Field(0.01, ge=0, le=1)
-    """Largest share of rationales that may be left out (too long, no answer) before the run refuses to start."""
+    """Largest share of rationales that may be left out (too long, no answer) before the run refuses to start, and of examples
+    (a loss, metric or weight is no number) before it stops."""
     cache_dir: Path | None = None
     """Folder of the tokenised Arrow cache; empty means `~/.cache/compact_ds`."""

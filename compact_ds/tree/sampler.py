@@ -5,6 +5,7 @@ Owns the order of the data. Every rank computes the same answer.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import lru_cache
 
 import numpy as np
@@ -15,6 +16,16 @@ def examples_of_step(num_examples: int, batch_size: int, seed: int, step: int) -
     """Indices of the `batch_size` examples of step `step` (from 0): consecutive places in one shuffled epoch after another."""
     places = np.arange(step * batch_size, (step + 1) * batch_size)
     return np.array([_epoch(num_examples, seed, int(p) // num_examples)[int(p) % num_examples] for p in places])
+
+
+def with_substitutes(
+    drawn: npt.NDArray[np.int64], usable: npt.NDArray[np.int64], left_out: Collection[int], seed: int, step: int
+) -> npt.NDArray[np.int64]:
+    """The `drawn` examples of step `step`, each that is left out replaced by another usable one, if there is one, not drawn."""
+    sound = usable[~np.isin(usable, list(left_out))]
+    spare = sound[~np.isin(sound, drawn)]
+    others = spare if len(spare) else sound
+    return np.array([draw_of(seed, step, int(i)).choice(others) if int(i) in left_out else i for i in drawn])
 
 
 def draw_of(seed: int, step: int, example: int) -> np.random.Generator:
