@@ -87,6 +87,22 @@ def test_options_and_perplexity(student: str, tmp_path: Path, capsys: pytest.Cap
             "--lm-eval: found --data, --against beside it; expected a command of its own",
         ),
         (("--lm-eval", "t", "--nprocs", "2"), "--lm-eval: found --nprocs beside it; expected a command of its own"),
+        (
+            (
+                "--lm-eval",
+                "t",
+                "--samples",
+                "4",
+                "--temperature",
+                "0.7",
+                "--stop",
+                "x",
+                "--past-answer",
+                "--limit",
+                "3",
+            ),
+            "--lm-eval: found --samples, --temperature, --stop, --past-answer beside it; expected a command of its own",
+        ),
         (("--data", "task:arithmetic:eval", "--samples", "3"), "--samples: found 3; expected a --temperature above 0"),
     ],
 )

@@ -9,6 +9,8 @@ from typing import Any
 from compact_ds.cli.arguments import add_json, names, not_negative, positive, print_figures
 from compact_ds.errors import UserError
 
+_FOR_THE_HARNESS = ("model", "lm_eval", "lm_eval_include", "limit", "batch_size", "json", "run")
+
 
 def add_evaluate(commands: Any) -> None:
     """Declare `eval`."""
@@ -93,11 +95,15 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _alone(arguments: argparse.Namespace) -> None:
-    """Refuse beside --lm-eval what the harness does not do. Raises UserError."""
-    others = ("data", "options", "perplexity", "rationales", "output", "against")
-    given = [f"--{name}" for name in others if getattr(arguments, name)]
-    if arguments.nprocs > 1:
-        given.append("--nprocs")
+    """Refuse beside --lm-eval what the harness is not told. Raises UserError."""
+    parser = argparse.ArgumentParser()
+    add_evaluate(parser.add_subparsers())
+    plain = vars(parser.parse_args(["eval", arguments.model]))
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, value in vars(arguments).items()
+        if name not in _FOR_THE_HARNESS and name in plain and value != plain[name]
+    ]
     if given:
         raise UserError("--lm-eval", f"{', '.join(given)} beside it", "a command of its own", "run two, one for each")
 
