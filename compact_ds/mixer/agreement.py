@@ -3,7 +3,7 @@
 Owns the vector's layout. It carries counts, sums for the metrics, the running scales' share, finiteness and stop requests;
 for M metrics and T teachers it is 8 * (7 + 2 M + (5 + M) T) bytes.
 
-Legend: R rationales, T teachers, M metrics.
+Legend: R rationales, T teachers, M metrics, F columns of a teacher.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class Agreement:
         ones_R = torch.ones_like(loss_R)
         columns = (ones_R, weight_R, *metrics_MR, loss_R, right_R, weight_R * right_R)
         table_TF = self.vector[self._scales.stop :].view(self._num_teachers, -1)
-        table_TF.index_add_(0, teacher_R, torch.stack([c.double() for c in columns], dim=1))
+        # A product and no index_add_, which on a GPU adds in any order: what is reported would differ from run to run.
+        is_of_TR = teacher_R == torch.arange(self._num_teachers, device=teacher_R.device)[:, None]
+        table_TF += is_of_TR.double() @ torch.stack([c.double() for c in columns], dim=1)
 
     def request_stop(self) -> None:
         """This rank wants to stop after this step."""
