@@ -208,6 +208,14 @@ def test_what_was_measured_once_is_a_table_and_what_never_was_a_sentence(tmp_pat
     assert empty["gradients"]["blocks"] == [] and empty["gradients"]["note"].startswith("Not measured in 5 steps")
 
 
+def test_examples_that_were_no_numbers_are_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / "summary.json").write_text(json.dumps({"examples_left_out": [f"q1{HOSTILE}", "q2"]}), encoding="utf-8")
+    shown = _page(folder)
+    (block,) = (one for one in _blocks(_data(shown), "text") if "left out" in one["title"])
+    assert block["content"] == f"q1{HOSTILE}\nq2" and HOSTILE not in shown
+
+
 def test_every_chart_compiles(run: Path) -> None:
     vl_convert = pytest.importorskip("vl_convert", reason="needs the extra `report`")
     charts = _blocks(_data(_page(run))["sections"], "chart")

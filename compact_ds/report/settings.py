@@ -33,6 +33,9 @@ def settings(runs: Sequence[Run]) -> Section:
             shown = yaml.safe_dump(run.left_out, sort_keys=False, allow_unicode=True)
             rationales = "1 rationale" if len(run.left_out) == 1 else f"{len(run.left_out)} rationales"
             blocks.append(text(f"{rationales} that {run.name} did not train on", shown))
+        if unfit := run.summary.get("examples_left_out"):
+            title = f"Examples that {run.name} left out: a loss, metric or weight was no number"
+            blocks.append(text(title, "\n".join(unfit)))
     return Section("settings", "Config and environment", "", blocks)
 
 

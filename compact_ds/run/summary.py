@@ -38,6 +38,7 @@ def write_summary(config: Config, folder: Path) -> dict[str, Any]:
         "n": final.get("n"),
         "retention": final.get("retention", {}),
         "retention_before": first.get("retention", {}),
+        "examples_left_out": sorted({name for row in rows for name in row.get("examples_left_out", {})}),
         "train_seconds": sum(row["step_seconds"] for row in rows),
         "peak_memory": peak_memory(),
         "right_share": sum(row["right_share"] for row in quarter) / len(quarter),
