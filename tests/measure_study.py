@@ -115,7 +115,7 @@ def draw(found: Scores, file: Path) -> None:
             beside = [m + 0.025 * (place - len(METHODS) / 2) for m, _ in points]
             axes.errorbar(beside, heights, bars, linestyle=line, marker="o", capsize=3, label=method)
     axes.set(xlabel="misleading teachers of four", ylabel="greedy accuracy", xticks=range(4), ylim=(0, 1))
-    axes.legend(fontsize=7, ncols=2)
+    figure.legend(fontsize=7, loc="outside right upper")
     figure.savefig(file, dpi=110)
 
 
