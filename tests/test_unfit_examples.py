@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,6 +11,10 @@ from processes import start
 from test_gradient_mode import common_overrides
 from uneven_questions import write
 
+from compact_ds.engine.ranks import Alone
+from compact_ds.errors import UserError
+from compact_ds.optimizer_step.batches import StepBatches
+from compact_ds.optimizer_step.step import Step
 from compact_ds.tree.sampler import examples_of_step, with_substitutes
 
 HERE = Path(__file__).parent
@@ -69,6 +73,17 @@ def test_over_the_share_the_run_stops_before_an_update(found: Found) -> None:
     stopped = found["too many False"]
     assert f"questions.jsonl:{UNFIT + 1}: found" in stopped["error"] and "at step 0" in stopped["error"]
     assert "but for a share of data.max_left_out=0.01 of the examples" in stopped["error"]
+
+
+def test_a_fault_that_does_not_repeat_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = object.__new__(Step)
+    step._ranks = Alone(0, 1, torch.device("cpu"))
+    monkeypatch.setattr(Step, "_unfit", lambda *_: [])
+    expected = (
+        "step 7: found a loss, metric or weight that was no number, and is one when taken again; expected the same"
+    )
+    with pytest.raises(UserError, match=expected):
+        step._leave_out(7, cast(StepBatches, None))
 
 
 def test_substitutes_are_sound_and_others_stay() -> None:

@@ -167,9 +167,13 @@ class Step:
     def _leave_out(self, step: int, batches: StepBatches) -> dict[str, float]:
         """Leave every example that has no finite loss, metric or weight out of the run, on every rank the same.
 
-        Returns their names, as metrics have them. Raises DataError, naming the first, when they are too many.
+        Returns their names, as metrics have them. Raises DataError, naming the first, when they are too many, and UserError when
+        a second look finds none.
         """
         everyone = [one for part in self._ranks.gather(self._unfit(step, batches)) for one in part]
+        if not everyone:
+            found = "a loss, metric or weight that was no number, and is one when taken again"
+            raise UserError(f"step {step}", found, "the same both times", "use --resume, and look for a failing device")
         where, _, _, found = everyone[0]
         found = f"{found} at step {step} ({len(everyone)} rationales)"
         if not self._data.leave_out(step, {place for _, _, place, _ in everyone}):
