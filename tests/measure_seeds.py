@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from measure_operation import shares
-from scipy import stats
+from measure_study import half_width
 
 from compact_ds.evaluation.paired import read_rows, share
 from compact_ds.evaluation.statistics import interval
@@ -47,13 +47,12 @@ def difference(parts: list[tuple[float, str]], figures: Figures) -> str:
     """The weighted sum of methods' shares with its two intervals, on the seeds that all of them have."""
     common = sorted(set.intersection(*(set(figures[method]) for _, method in parts)))
     questions = sorted(figures[parts[0][1]][common[0]])
-    summed_SQ = sum(np.array(factor) * _values(figures[method], common, questions) for factor, method in parts)
-    assert isinstance(summed_SQ, np.ndarray)
+    summed_SQ = np.sum([factor * _values(figures[method], common, questions) for factor, method in parts], axis=0)
     of_seeds, of_questions = summed_SQ.mean(1), summed_SQ.mean(0)
     low, high = interval(of_questions.tolist())
     over = f"{low:.3f} to {high:.3f} over questions"
     if len(common) > 1:
-        half = stats.t.ppf(0.975, len(common) - 1) * of_seeds.std(ddof=1) / len(common) ** 0.5
+        half = half_width(len(common), float(of_seeds.std(ddof=1)), len(common) - 1)
         over = f"± {half:.3f} over {len(common)} seeds, {over}"
     return f"{of_seeds.mean():.3f} ({over})"
 
@@ -62,12 +61,23 @@ def _values(seeds: dict[int, dict[str, float]], common: list[int], questions: li
     return np.array([[seeds[seed][question] for question in questions] for seed in common])
 
 
+def _run(file: Path) -> tuple[str, int]:
+    method, _, seed = file.name.split(".")[0].rpartition("-")
+    return method, int(seed)
+
+
+def _place(file: Path) -> int:
+    method, _ = _run(file)
+    return METHODS.index(method) if method in METHODS else len(METHODS)
+
+
 def main(questions: Path, files: list[Path]) -> None:
     kinds: dict[str, Figures] = {"right answers": defaultdict(dict), "right calculations": defaultdict(dict)}
-    for file in files:
-        method, _, seed = file.name.split(".")[0].rpartition("-")
-        kinds["right answers"][method][int(seed)] = right_answers(file)
-        kinds["right calculations"][method][int(seed)] = shares(questions, file)
+    # In this order, so that a method is compared with those before it.
+    for file in sorted(files, key=_place):
+        method, seed = _run(file)
+        kinds["right answers"][method][seed] = right_answers(file)
+        kinds["right calculations"][method][seed] = shares(questions, file)
     for kind, figures in kinds.items():
         print(f"{kind}, mean of seeds (each)", *table(figures), sep="\n")
         for first, second in itertools.combinations(figures, 2):

@@ -66,7 +66,7 @@ def test_the_update_is_that_of_a_run_that_never_drew_it(found: Found, case: str)
 def test_it_is_named_once_and_kept_in_the_checkpoint(found: Found, case: str) -> None:
     met = found[f"{case} False"]
     assert [report.get("examples_left_out") for report in met["reports"]] == [{found["id"]["id"]: 1.0}, None]
-    assert met["unfit"] == [UNFIT]
+    assert met["unfit"] == met["resumed"] == [UNFIT]
 
 
 def test_over_the_share_the_run_stops_before_an_update(found: Found) -> None:
@@ -96,4 +96,6 @@ def test_substitutes_are_sound_and_others_stay() -> None:
     assert replaced == [with_substitutes(drawn, usable, {17, 7}, 0, step).tolist() for step in range(60)]
     assert with_substitutes(drawn, usable, set(), 0, 0).tolist() == [5, 17, 3]
     # With nothing else to take, what is drawn is taken twice.
+    both = [with_substitutes(np.array([3, 5, 7]), usable, {3, 5}, 0, step).tolist() for step in range(60)]
+    assert all(row[0] != row[1] for row in both), "no two have one substitute"
     assert with_substitutes(np.array([3, 5]), np.array([3, 5]), {3}, 0, 0).tolist() == [5, 5]

@@ -1,8 +1,9 @@
 """One rank of a test: two optimizer steps on data of which one example's consensus is no number, for several configs.
 
-Run with RANK and its companions set: `python unfit_example.py CASES`, a JSON file with a list of
-`{"out": FILE, "unfit": PLACE, "known": BOOL, "overrides": [key=value, ...]}`. `known` leaves the example out before the first
-step, so that nothing is ever taken of it. The first rank saves parameters, what was reported, and what a checkpoint would hold.
+Run with RANK and its companions set: `python unfit_example.py CASES ID`. CASES is a JSON file with a list of
+`{"out": FILE, "unfit": PLACE, "known": BOOL, "overrides": [key=value, ...]}`; ID is the example's. `known` leaves it out before
+the first step, so that nothing is ever taken of it. The first rank saves parameters, what was reported, what a checkpoint
+would hold, and what a run that resumes from it leaves out.
 """
 
 import json
@@ -46,6 +47,9 @@ def run(case: dict[str, Any], group: Ranks) -> None:
     except DataError as error:
         found["error"] = str(error)
     found |= {"parameters": full_state(engine.student, keep=True), "unfit": step.state()["unfit"]}
+    again = TrainingSet(config, tokeniser)
+    Step(config, again, engine, group).load_state(step.state())
+    found["resumed"] = sorted(again.unfit)
     if group.is_first:
         torch.save(found, case["out"])
 

@@ -57,11 +57,11 @@ class Agreement:
         """A micro-batch: C, A, D and what was added, losses, weights, (teacher, right) of its rationales, (examples, tokens)."""
         teacher_R, right_R = labels_R
         loss_R = token_loss_R.detach()
-        unfit = (~(torch.isfinite(loss_R) & torch.isfinite(weight_R) & torch.isfinite(metrics_MR).all(0))).sum()
+        num_unfit = unfit(metrics_MR, loss_R, weight_R).sum()
         # In float64 before the stack, which would round the counts to the loss's type. Those are filled in on the device:
         # a copy from the host would wait for it.
         loss = (weight_R.double() * loss_R).sum()
-        self.vector[1 : len(_HEAD)] += torch.stack([unfit, *(loss.new_full((), count) for count in counts), loss])
+        self.vector[1 : len(_HEAD)] += torch.stack([num_unfit, *(loss.new_full((), count) for count in counts), loss])
         self.vector[self._scales] += scales_share
         ones_R = torch.ones_like(loss_R)
         columns = (ones_R, weight_R, *metrics_MR, loss_R, right_R, weight_R * right_R)
@@ -90,6 +90,11 @@ class Agreement:
             for teacher, start in zip(teachers, starts, strict=True)
         }
         return Agreed(stop > 0, int(unfit), int(examples), int(tokens), loss, self._metrics, rows)
+
+
+def unfit(metrics_MR: Tensor, token_loss_R: Tensor, weight_R: Tensor) -> Tensor:
+    """Which rationales have a metric, loss or weight that is no number, [R]."""
+    return ~(torch.isfinite(token_loss_R) & torch.isfinite(weight_R) & torch.isfinite(metrics_MR).all(0))
 
 
 def teacher_means(agreed: Agreed) -> dict[str, dict[str, float]]:

@@ -21,7 +21,7 @@ from compact_ds.errors import DataError, UserError
 from compact_ds.methods.added_metrics import with_added
 from compact_ds.methods.baselines import rank_surprisal_ratio
 from compact_ds.methods.evidence import Evidence
-from compact_ds.mixer.agreement import Agreed, Agreement, right_share, teacher_means
+from compact_ds.mixer.agreement import Agreed, Agreement, right_share, teacher_means, unfit
 from compact_ds.mixer.gradient_mode import Reference, Wanted
 from compact_ds.optimizer_step.batches import StepBatches
 from compact_ds.optimizer_step.ends import Noted, ends
@@ -70,6 +70,16 @@ class _FirstPass:
     weight_M: Tensor
     agreement: Agreement
     agreed: Agreed
+
+
+@dataclass(frozen=True, slots=True)
+class _Unfit:
+    """A rationale of which something is no number: where its example stands, id and place in the step, and what was found."""
+
+    where: str
+    id: str
+    place: int
+    found: str
 
 
 class Step:
@@ -174,37 +184,37 @@ class Step:
         if not everyone:
             found = "a loss, metric or weight that was no number, and is one when taken again"
             raise UserError(f"step {step}", found, "the same both times", "use --resume, and look for a failing device")
-        where, _, _, found = everyone[0]
-        found = f"{found} at step {step} ({len(everyone)} rationales)"
-        if not self._data.leave_out(step, {place for _, _, place, _ in everyone}):
+        where = everyone[0].where
+        found = f"{everyone[0].found} at step {step} ({len(everyone)} rationales)"
+        if not self._data.leave_out(step, {one.place for one in everyone}):
             share = self._config.data.max_left_out
             expected = (
                 f"finite losses, metrics and weights but for a share of data.max_left_out={share} of the examples"
             )
             remedy = "check the student's weights, begin again with a lower optimizer.lr, or remove the example"
             raise DataError(where, found, expected, remedy)
-        names = dict.fromkeys((name for _, name, _, _ in everyone), 1.0)
+        names = dict.fromkeys((one.id for one in everyone), 1.0)
         if self._ranks.is_first:
             _LOG.warning("%s: found %s; left out of this run: %s", where, found, ", ".join(names))
         return names
 
-    def _unfit(self, step: int, batches: StepBatches) -> list[tuple[str, str, int, str]]:
-        """This rank's rationales that are no numbers: where, id and place in the step of the example, and what was found."""
-        unfit = []
+    def _unfit(self, step: int, batches: StepBatches) -> list[_Unfit]:
+        """This rank's rationales of which something is no number."""
+        listed = []
         names = ", ".join((*METRICS, *self._settings.added))
         for batch, records, places in zip(batches.batches, batches.records, batches.places, strict=True):
             with torch.no_grad():
                 measured, metrics_MR, weight_R = self._measure(batch.to(self._ranks.device), step)
-                measured_VR = torch.cat([metrics_MR, measured.token_loss_R.double()[None]])
-            bad_R = ~(torch.isfinite(weight_R) & torch.isfinite(measured_VR).all(0)) & batch.counts
+            loss_R = measured.token_loss_R
+            bad_R = unfit(metrics_MR, loss_R, weight_R) & batch.counts
             for i in bad_R.nonzero().flatten().tolist():
                 example, index = batch.places_R[i]
                 record = records[example]
                 teacher = self._data.teachers[record.rationales[index].teacher]
-                values = [round(float(v), 4) for v in (*measured_VR[:, i], weight_R[i])]
+                values = [round(float(v), 4) for v in (*metrics_MR[:, i], loss_R[i], weight_R[i])]
                 found = f"{teacher}: {names}, token loss, weight {values}"
-                unfit.append((record.where, record.id, places[example], found))
-        return unfit
+                listed.append(_Unfit(record.where, record.id, places[example], found))
+        return listed
 
 
 def _evidence(measured: Measurement, metrics_MR: Tensor, batch: Batch) -> Evidence:

@@ -21,11 +21,16 @@ def examples_of_step(num_examples: int, batch_size: int, seed: int, step: int) -
 def with_substitutes(
     drawn: npt.NDArray[np.int64], usable: npt.NDArray[np.int64], left_out: Collection[int], seed: int, step: int
 ) -> npt.NDArray[np.int64]:
-    """The `drawn` examples of step `step`, each that is left out replaced by another usable one, if there is one, not drawn."""
+    """The `drawn` examples of step `step`, those left out replaced by usable ones that are not drawn, as far as there are any."""
+    unfit = np.isin(drawn, list(left_out))
+    if not unfit.any():
+        return drawn
     sound = usable[~np.isin(usable, list(left_out))]
     spare = sound[~np.isin(sound, drawn)]
-    others = spare if len(spare) else sound
-    return np.array([draw_of(seed, step, int(i)).choice(others) if int(i) in left_out else i for i in drawn])
+    others, count = (spare if len(spare) else sound), int(unfit.sum())
+    chosen: npt.NDArray[np.int64] = drawn.copy()
+    chosen[unfit] = draw_of(seed, step, int(drawn[unfit][0])).choice(others, count, replace=count > len(others))
+    return chosen
 
 
 def draw_of(seed: int, step: int, example: int) -> np.random.Generator:
