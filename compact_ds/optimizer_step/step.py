@@ -146,6 +146,7 @@ class Step:
         """Go on from `state`."""
         self.scales.load_state_dict(state["scales"])
         self._mixing.bad_in_a_row.update(state["bad_in_a_row"])
+        # Checkpoints of earlier versions know of none.
         self._data.unfit |= set(state.get("unfit", ()))
 
     def _ends(self, step: int, batches: StepBatches, weight_M: Tensor) -> tuple[Noted, Noted] | None:
