@@ -34,6 +34,7 @@ BF16 = ["engine.precision=bf16"]
 GROUPS = ["mixer.groups={pair: [ada, ben]}"]
 OFFLOAD_3 = [f"engine.deepspeed={ROOT / 'configs/deepspeed/zero3_offload.json'}"]
 OFFLOAD_1, OFFLOAD_2 = ["engine.deepspeed={offload_1}"], ["engine.deepspeed={offload_2}"]
+OFFLOADED = {"offloaded 1": OFFLOAD_1, "offloaded 2": OFFLOAD_2, "offloaded 3": OFFLOAD_3}
 STAGES = {f"stage {stage}": [f"engine.zero_stage={stage}"] for stage in range(4)}
 # Everything that is measured beside the update must leave it alone.
 WATCHED = [
@@ -74,6 +75,8 @@ CASES = {
         **{f"2 lora {name}": [*own, *GRADIENT, *LORA] for name, own in STAGES.items()},
         **{f"2 bf16 {name}": [*own, *GRADIENT, *BF16, *SMALL_ROWS] for name, own in list(STAGES.items())[1:]},
         **{f"2 bf16 {name} loss": [*own, *BF16, *SMALL_ROWS] for name, own in list(STAGES.items())[1:]},
+        **{f"2 bf16 {name}": [*own, *GRADIENT, *BF16, *SMALL_ROWS] for name, own in OFFLOADED.items()},
+        **{f"2 bf16 {name} loss": [*own, *BF16, *SMALL_ROWS] for name, own in OFFLOADED.items()},
         "2 offloaded 1": [*GRADIENT, *OFFLOAD_1],
         "2 offloaded 2": [*GRADIENT, *OFFLOAD_2],
         "2 offloaded 3": [*GRADIENT, *OFFLOAD_3],
@@ -164,7 +167,7 @@ def test_tied_heads_and_adapters_too(steps: Steps, head: str, stage: str) -> Non
     _assert_same_step(steps[f"2 {head} {stage}"], steps[f"{head} loss"])
 
 
-@pytest.mark.parametrize("stage", list(STAGES)[1:])
+@pytest.mark.parametrize("stage", [*list(STAGES)[1:], *OFFLOADED])
 def test_in_bf16_both_modes_point_the_same_way(steps: Steps, stage: str) -> None:
     one, several = (
         torch.cat([g.flatten() for g in steps[name]["gradients"].values()])

@@ -124,6 +124,11 @@ class _Flat:
         optimizer = self._optimizer
         optimizer.zero_grad(set_to_none=True)
         optimizer.micro_step_id = -1  # the next pass starts a new sum
+        # An offloaded optimizer too adds up here when its sums are wider than the weights, as they are in bf16.
+        optimizer._release_preflattened_grad_buffers()
+        for group in optimizer.averaged_gradients:
+            optimizer.averaged_gradients[group] = None
+            optimizer.all_grad_tensors[group] = None
         if optimizer.cpu_offload:
             optimizer.reset_cpu_buffers()
             optimizer._offload_accumulated_param_ids.clear()
@@ -132,11 +137,6 @@ class _Flat:
             for master in optimizer.single_partition_of_fp32_groups:
                 if master.grad is not None:
                     master.grad.zero_()
-            return
-        optimizer._release_preflattened_grad_buffers()
-        for group in optimizer.averaged_gradients:
-            optimizer.averaged_gradients[group] = None
-            optimizer.all_grad_tensors[group] = None
 
     def _pieces(self, flat_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Matching 1-D views of `flat_N` and of what the optimizer holds; its padding at the end may be missing."""
