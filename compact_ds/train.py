@@ -7,11 +7,11 @@ Owns the order of things in a run. One process, or one of many under the `deepsp
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -24,7 +24,6 @@ from compact_ds.engine.allocator import returning_freed_memory
 from compact_ds.engine.ranks import Ranks, ranks
 from compact_ds.engine.shards import full_state
 from compact_ds.engine.start import Engine, learning_rate
-from compact_ds.errors import FAULT_EXIT_CODE, ConfigError
 from compact_ds.evaluation.generation import decoding_of, evaluate, summary, write_rows
 from compact_ds.evaluation.retention import measure_retention, retention_sets
 from compact_ds.launcher.run_folder import check_run_dir
@@ -32,7 +31,7 @@ from compact_ds.mixer.gradient_mode import Reference, groups_of
 from compact_ds.optimizer_step.branches import Branches
 from compact_ds.optimizer_step.reference_sets import ReferenceSet, reference_sets
 from compact_ds.optimizer_step.step import Step, StepResult
-from compact_ds.optimizer_step.training_set import TrainingSet, held_out_examples
+from compact_ds.optimizer_step.training_set import TrainingSet, check_batch_size, held_out_examples
 from compact_ds.phases import measured
 from compact_ds.run import model_card
 from compact_ds.run.checkpoints import RunCheckpoints
@@ -40,7 +39,7 @@ from compact_ds.run.environment import environment
 from compact_ds.run.identity import identity
 from compact_ds.run.log import EVALUATIONS, RunLog, read
 from compact_ds.run.stop_requests import StopRequests
-from compact_ds.run.summary import write_summary
+from compact_ds.run.summary import write_summary, write_traffic
 from compact_ds.run.texts import texts
 from compact_ds.run.watch import Watch
 from compact_ds.sections import Config
@@ -48,8 +47,6 @@ from compact_ds.student import export
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Student
 from compact_ds.tree.tokenise import Tokeniser
-
-_LOG = logging.getLogger("compact_ds")
 
 
 def main(config: Config, resume: bool, trust: bool = False, callbacks: Sequence[hooks.Callback] = ()) -> int:
@@ -76,13 +73,6 @@ def main(config: Config, resume: bool, trust: bool = False, callbacks: Sequence[
             run = _Run(config, tokeniser, data, group, watch, trust, everyone)
             run.resume()
             return run.fit(stop)
-
-
-def check_batch_size(config: Config, group: Ranks) -> None:
-    """Refuse a batch that ranks cannot share evenly. Raises ConfigError."""
-    if config.data.batch_size % group.world_size:
-        expected = f"a multiple of the world size {group.world_size}"
-        raise ConfigError("data.batch_size", config.data.batch_size, expected, "change it or the number of ranks")
 
 
 class _Run:
@@ -181,10 +171,13 @@ class _Run:
             if result.stop and self.step < last:
                 self.save(log)
                 return self._say_how_to_resume(log)
-            if self._is_due(config.evaluation.every):
-                self.evaluate(log)
+            # Before the evaluation, and before the last one too: generation is where memory and time run out.
             if self._is_due(config.checkpoint_every):
                 self.save(log, or_say=config.checkpoint_failure == "go_on")
+            elif config.checkpoint_every and self.step == last:
+                self.save(log, or_say=True)
+            if self._is_due(config.evaluation.every):
+                self.evaluate(log)
         self.finish(log)
         return 0
 
@@ -212,14 +205,16 @@ class _Run:
         )
         return bool(self.group.gather(missing)[0])
 
-    def evaluate(self, log: RunLog | None) -> Any:
-        """Measure on held-out questions, each rank its share; the plain model it was measured on, on every rank."""
+    def evaluate(self, log: RunLog | None) -> None:
+        """Measure on held-out questions, each rank its share."""
         self.watch.at(self.step, "evaluation")
         with returning_freed_memory():
-            state = full_state(self.engine.student, keep=True)
-            plain = export.plain_model(self.lm_config, state, self.config.student).to(self.group.device)
-            self._measure(plain, log)
-        return plain
+            self._measure(self._plain(), log)
+
+    def _plain(self) -> Any:
+        """The student as a plain model, whole on every rank."""
+        state = full_state(self.engine.student, keep=True)
+        return export.plain_model(self.lm_config, state, self.config.student).to(self.group.device)
 
     def _measure(self, plain: Any, log: RunLog | None) -> None:
         settings, group = self.config.evaluation, self.group
@@ -240,35 +235,30 @@ class _Run:
             self.callbacks.on_evaluation(row)
 
     def finish(self, log: RunLog | None) -> None:
-        """Last evaluation, `final/`, `summary.json`."""
-        plain = self.evaluate(log)
-        self.watch.at(self.step, "export")
-        if self.config.student.lora is not None:
-            state = full_state(self.engine.student, keep=self.group.is_first)
-            if self.group.is_first:
-                export.save_adapter(self.engine.student.lm, state, self.folder / "adapter")
+        """`final/`, last evaluation, `summary.json`."""
+        with returning_freed_memory():
+            plain = self._plain()
+            self.watch.at(self.step, "export")
+            self._export(plain)
+            self.watch.at(self.step, "evaluation")
+            self._measure(plain, log)
         if log is not None:
-            export.save(plain, self.tokeniser.tokenizer, self.folder / "final")
             log.outcome(self.config.model_dump(mode="json"))
             log.close()
             figures = write_summary(self.config, self.folder)
             templated = self.tokeniser.tokenizer.chat_template is not None
             model_card.write(self.config, figures, len(self.data.usable), templated, self.folder / "final")
-            self._report_traffic()
+            write_traffic(self.engine.traffic.summary(self.engine.parameter_bytes), self.folder, self.group.world_size)
             self.callbacks.on_end(figures)
         self.group.barrier()
 
-    def _report_traffic(self) -> None:
-        """`traffic.json`, and one line of it for people; nothing on a single rank."""
-        found = self.engine.traffic.summary(self.engine.parameter_bytes)
-        (self.folder / "traffic.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        if self.group.world_size > 1:
-            sizes = found["bytes_per_step"]
-            kinds = ", ".join(
-                f"{kind} {size / 2**20:,.2f} MiB ({found['bytes_per_step_of_parameters'][kind]:.3f} x parameters)"
-                for kind, size in sizes.items()
-            )
-            _LOG.info("traffic of a step on each rank: %s", kinds)
+    def _export(self, plain: Any) -> None:
+        if self.config.student.lora is not None:
+            state = full_state(self.engine.student, keep=self.group.is_first)
+            if self.group.is_first:
+                export.save_adapter(self.engine.student.lm, state, self.folder / "adapter")
+        if self.group.is_first:
+            export.save(plain, self.tokeniser.tokenizer, self.folder / "final")
 
     def _say_how_to_resume(self, log: RunLog | None) -> int:
         if log is not None:
@@ -287,13 +277,19 @@ def _row(step: int, lr: float, result: StepResult, seconds: float, num_bytes: in
     return {"step": step, "lr": lr, **scalars, **result.per_teacher}
 
 
+def _leave(code: int) -> None:
+    """End this process at once after a failure: taking down the interpreter may wait for ranks that wait for this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)
+
+
 if __name__ == "__main__":
     from compact_ds.cli import main as command_line
 
-    code = command_line(["train", *sys.argv[1:]])
-    if code == FAULT_EXIT_CODE:
-        # The launcher waits for this process to end the run, and taking the interpreter down costs it seconds.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    try:
+        _leave(command_line(["train", *sys.argv[1:]]))
+    except Exception:
+        traceback.print_exc()
+        _leave(1)

@@ -121,12 +121,12 @@ def test_hooks_are_told_what_the_files_say_in_order(walked: tuple[Path, str]) ->
     second = folder / "second"
     notes = [json.loads(line) for line in (folder / "given.jsonl").read_text().splitlines()]
     assert [hook for hook, _ in notes] == [
-        "step", "step", "evaluation", "checkpoint", "step", "evaluation", "end"
+        "step", "step", "checkpoint", "evaluation", "step", "checkpoint", "evaluation", "end"
     ], "none before the first step, which is a multiple of `every` too: `evaluation.before` is off"  # fmt: skip
     told = {hook: [what for name, what in notes if name == hook] for hook, _ in notes}
     assert told["step"] == read(second / "metrics.jsonl")
     assert told["evaluation"] == read(second / "evaluations.jsonl")
-    assert told["checkpoint"] == [str(second / "checkpoints" / "step-2")]
+    assert told["checkpoint"] == [str(second / "checkpoints" / f"step-{step}") for step in (2, 3)]
     assert told["end"] == [json.loads((second / "summary.json").read_text())]
     assert (folder / "named.jsonl").read_text() == (folder / "given.jsonl").read_text()
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from processes import start
 
 from compact_ds import config as configuration
 from compact_ds.errors import ConfigError
@@ -74,6 +75,27 @@ def test_a_deepspeed_file_counts_by_its_content(tmp_path: Path) -> None:
     other.write_text('{"zero_optimization": {"stage": 1}}', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"zero_optimization\.stage"):
         check(was, _identity(f"engine.deepspeed={other}"), "step-3")
+
+
+WORKER = """
+import os, sys
+from compact_ds.cli import main
+limit = 100 - 10 * int(os.environ["RANK"])
+sys.exit(main(["train", "arithmetic", f"data.limit={limit}", *sys.argv[1:]]))
+"""
+
+
+def test_ranks_with_other_data_than_the_first_are_refused_on_all_of_them(tmp_path: Path) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER, encoding="utf-8")
+    words = [f"run_dir={tmp_path / 'run'}", f"data.cache_dir={tmp_path / 'cache'}", "data.batch_size=8", "max_steps=1"]
+    codes, outputs = start([str(worker), *words, "evaluation.limit=2"], 2)
+    assert codes == [2, 2], outputs[0][-3000:]
+    for said in outputs:
+        assert "content of data, data.limit: found content of data=" in said
+        assert "data.limit=90 on rank 1; expected content of data=" in said and "data.limit=100, as on rank 0" in said
+        assert "give every node the same configuration and the same files" in said
+    assert not (tmp_path / "run" / "config.yaml").exists(), "before anything is written"
 
 
 def test_many_differences_are_counted() -> None:

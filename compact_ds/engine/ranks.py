@@ -93,11 +93,15 @@ def ranks(timeout_seconds: int) -> Iterator[Ranks]:
         atexit.register(dist.destroy_process_group)
         yield _place()
         return
+    is_whole = False
     try:
         yield _place()
         dist.barrier()
+        is_whole = True
     finally:
-        dist.destroy_process_group()
+        # NCCL takes a group down together: a rank that fails alone would wait here for the others before it has said why.
+        if is_whole or backend != "nccl":
+            dist.destroy_process_group()
 
 
 def _place() -> Ranks:

@@ -153,3 +153,10 @@ def held_out_examples(config: Config) -> list[Example]:
     if source is None:
         return []
     return list(read(source, config.data, _DATA_SEED, limit=config.evaluation.limit))
+
+
+def check_batch_size(config: Config, group: Ranks) -> None:
+    """Refuse a batch that ranks cannot share evenly. Raises ConfigError."""
+    if config.data.batch_size % group.world_size:
+        expected = f"a multiple of the world size {group.world_size}"
+        raise ConfigError("data.batch_size", config.data.batch_size, expected, "change it or the number of ranks")

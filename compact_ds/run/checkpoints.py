@@ -31,9 +31,12 @@ class RunCheckpoints:
     """Made by all ranks before anything is written; `universal` says how the engine must be set up to read."""
 
     def __init__(self, config: Config, ranks: Ranks, own: Mapping[str, Any], trust: bool) -> None:
-        """`own` is the run's identity. Raises UserError on all ranks when the newest checkpoint is damaged or another run's."""
+        """`own` is the run's identity. Raises UserError on all ranks when it is not theirs all, or the newest checkpoint
+        is damaged or another run's.
+        """
         self._config, self._ranks, self._own, self._trust = config, ranks, dict(own), trust
         self._folder = config.run_dir / "checkpoints"
+        identity.check_ranks(self._own, ranks)
         if ranks.is_first:
             warn_of_strangers(config.run_dir)
         self._found = checkpoint.find(self._folder, ranks, trust)

@@ -1,13 +1,15 @@
-"""What must not change between the parts of a run: every setting and every content that its updates depend on.
+"""What must be the same in all parts of a run and on all its ranks: every setting and content that its updates depend on.
 
 Owns the list of settings that may change, and the wording of a refusal.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from compact_ds.engine.ranks import Ranks
 from compact_ds.engine.start import given_settings
 from compact_ds.errors import ConfigError
 from compact_ds.mixer.gradient_mode import Reference
@@ -65,6 +67,25 @@ def check(was: Mapping[str, Any], now: Mapping[str, Any], checkpoint: str) -> No
         shown = changed[:_SHOWN]
         expected = f"{_pairs(was, shown)}{more}, as {checkpoint} was written with"
         raise ConfigError(", ".join(changed), _pairs(now, shown), expected, "give the old values or a new run_dir")
+
+
+def check_ranks(own: Mapping[str, Any], ranks: Ranks) -> None:
+    """Refuse, on all ranks alike, ranks that would train on other data or settings than the first. Raises ConfigError.
+
+    Every rank plans the whole batch from what it has read itself, so a node with an older file or cache would train along
+    without a word, on questions that others train on too.
+    """
+    texts = ranks.gather(json.dumps(own, sort_keys=True))
+    stray = next((rank for rank, text in enumerate(texts) if text != texts[0]), None)
+    if stray is None:
+        return
+    first, other = json.loads(texts[0]), json.loads(texts[stray])
+    changed = sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
+    remedy = "give every node the same configuration and the same files, and remove older caches (data.cache_dir)"
+    shown = changed[:_SHOWN]
+    raise ConfigError(
+        ", ".join(changed), f"{_pairs(other, shown)} on rank {stray}", f"{_pairs(first, shown)}, as on rank 0", remedy
+    )
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -27,8 +27,9 @@ class RunLog:
     def __init__(self, folder: Path, first_step: int, max_steps: int, name: str, added: Sequence[str] = ()) -> None:
         """`added` are metrics of the user's own, beside the three."""
         self._metrics = _continue(folder / METRICS, first_step)
-        # The step of a checkpoint is not evaluated again; a run that starts over evaluates step 0.
-        self._evaluations = _continue(folder / EVALUATIONS, first_step + 1 if first_step else 0)
+        # The step of a checkpoint is not evaluated again; but a run that starts over evaluates step 0, and its end any run.
+        is_within = 0 < first_step < max_steps
+        self._evaluations = _continue(folder / EVALUATIONS, first_step + 1 if is_within else first_step)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
         self._added, self._has_layout = added, False
         self._last: Mapping[str, Any] = {}

@@ -1,4 +1,4 @@
-"""`summary.json`: a whole run in one object, for `compare`, the model card and people.
+"""`summary.json`: a whole run in one object, for `compare`, the model card and people; `traffic.json` beside it.
 
 Owns the names of its figures. They are read back from the run's own files, so a resumed run has those of all its parts.
 """
@@ -6,6 +6,7 @@ Owns the names of its figures. They are read back from the run's own files, so a
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from compact_ds.run.log import EVALUATIONS, METRICS, read
 from compact_ds.sections import Config
 
 SUMMARY = "summary.json"
+TRAFFIC = "traffic.json"
+
+_LOG = logging.getLogger("compact_ds")
 
 
 def write_summary(config: Config, folder: Path) -> dict[str, Any]:
@@ -46,6 +50,17 @@ def write_summary(config: Config, folder: Path) -> dict[str, Any]:
     }
     (folder / SUMMARY).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def write_traffic(traffic: dict[str, Any], folder: Path, world_size: int) -> None:
+    """`traffic.json`, what the run's collectives carried, and one line of it for people; no line for a single rank."""
+    (folder / TRAFFIC).write_text(json.dumps(traffic, indent=2) + "\n", encoding="utf-8")
+    if world_size > 1:
+        kinds = ", ".join(
+            f"{kind} {size / 2**20:,.2f} MiB ({traffic['bytes_per_step_of_parameters'][kind]:.3f} x parameters)"
+            for kind, size in traffic["bytes_per_step"].items()
+        )
+        _LOG.info("traffic of a step on each rank: %s", kinds)
 
 
 def _teacher_means(rows: list[dict[str, Any]], key: str) -> dict[str, float]:

@@ -54,7 +54,7 @@ class Config(Section):
     seed: int = Field(0, ge=0)
     """Seed of sampling and of random weights."""
     checkpoint_every: int = Field(0, ge=0)
-    """Write a checkpoint every so many steps; 0 only when interrupted."""
+    """Write a checkpoint every so many steps and after the last; 0 only when interrupted."""
     checkpoint_keep: int = Field(2, ge=1)
     """Keep so many of the newest checkpoints. With one, damage to it leaves nothing to go on from."""
     checkpoint_keep_every: int = Field(0, ge=0)
