@@ -5,6 +5,7 @@ Owns the marks and the clock behind them. A mark costs nothing to speak of while
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,9 +19,10 @@ PHASES = (
 
 
 class Clock:
-    """Seconds of each phase, those of phases within it left out; one measures at a time."""
+    """Seconds of each phase of the thread that made it, those of phases within it left out; one measures at a time."""
 
     def __init__(self) -> None:
+        self.thread = threading.get_ident()
         self.seconds: dict[str, float] = {}
         self._open: list[str] = []
         self._since = 0.0
@@ -55,7 +57,7 @@ def measured() -> Iterator[Clock]:
 
 def phase(name: str) -> AbstractContextManager[None]:
     """What runs in this context belongs to the phase `name`; also a range of torch's profiler while that one records."""
-    return _phase(name) if _clocks else nullcontext()
+    return _phase(name) if _clocks and _clocks[-1].thread == threading.get_ident() else nullcontext()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from compact_ds.data.records import Example
 from compact_ds.engine.ranks import Ranks
 from compact_ds.errors import ConfigError, DataError
 from compact_ds.methods.method import Labels, check, method
+from compact_ds.optimizer_step.ahead import Ahead
 from compact_ds.optimizer_step.batches import StepBatches, assemble_plan
 from compact_ds.sections import Config
 from compact_ds.tree.batch import Batch
@@ -51,6 +52,7 @@ class TrainingSet:
         self._left_out = self._set.left_out()
         self._set.refuse_if_too_many(self._left_out, config.data.max_left_out)
         self.unfit: set[int] = set()
+        self._ahead: Ahead[tuple[int, Ranks, frozenset[int]], StepBatches] = Ahead(lambda wanted: self._step(*wanted))
         self._usable = self._set.examples_with(self.method.selectable(self._set.flat, self.teachers))
         if not len(self._usable):
             remedy = "check data.train, data.limit and tree.row_tokens"
@@ -68,26 +70,32 @@ class TrainingSet:
 
     def step(self, step: int, ranks: Ranks) -> StepBatches:
         """This rank's micro-batches of optimizer step `step`; all ranks get the same number of them."""
-        config = self._config
-        indices = self._drawn(step)
+        wanted = (step, ranks, frozenset(self.unfit))
+        if ranks.device.type == "cpu":
+            # There is no device to work meanwhile.
+            return self._step(*wanted)
+        return self._ahead.take(wanted, (step + 1, *wanted[1:]))
+
+    def _step(self, step: int, ranks: Ranks, unfit: Collection[int]) -> StepBatches:
+        indices = self._drawn(step, unfit)
         records = [self._set.record(i) for i in indices]
-        tree = config.tree
-        probes = self.method.probes(config.compatibility, tree.max_probes)
+        tree = self._config.tree
+        probes = self.method.probes(self._config.compatibility, tree.max_probes)
         chosen = [self._choose(record, i, step) for i, record in zip(indices, records, strict=True)]
         return StepBatches(records, chosen, tree, probes, ranks)
 
     def leave_out(self, step: int, places: Collection[int]) -> bool:
         """From now on put others in the place of these of step `step`'s examples; False when that makes too many for the run."""
-        drawn = self._drawn(step)
+        drawn = self._drawn(step, self.unfit)
         self.unfit |= {drawn[place] for place in places}
         most = self._config.data.max_left_out * len(self._usable)
         return len(self.unfit) <= most and len(self.unfit) < len(self._usable)
 
-    def _drawn(self, step: int) -> list[int]:
-        """Places in the data of step `step`'s examples."""
+    def _drawn(self, step: int, unfit: Collection[int]) -> list[int]:
+        """Places in the data of step `step`'s examples, others in the place of those that are `unfit`."""
         config = self._config
         drawn = self._usable[examples_of_step(len(self._usable), config.data.batch_size, config.seed, step)]
-        return [int(i) for i in with_substitutes(drawn, self._usable, self.unfit, config.seed, step)]
+        return [int(i) for i in with_substitutes(drawn, self._usable, unfit, config.seed, step)]
 
     @property
     def usable(self) -> list[int]:
