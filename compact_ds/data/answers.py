@@ -49,14 +49,27 @@ _BARE_CHOICE = re.compile(r"([B-HJ-Z])(?=\s)|([AI])(?=\s+(?:because|since)\b)")
 BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 """An answer in a box, as deep in braces as a fraction of roots is."""
 
+_EQUALS = re.compile(r"(?<![<>!=])=")
+# What opens an aside after an answer: "20 minutes (1 hour = 60 minutes)", "B because F = ma", "12 apples and each box = 4".
+_ASIDE = re.compile(
+    r"(?<!\\)[(\[{]|(?<=\S)(?:[,;]|(?<=(?-i:[\dA-Z]))[:.])\s|—"
+    r"|\S\s+(?:as|because|since|where|when|while|if|given|assuming|meaning|note|so|but|which|whose)\b"
+    r"|\d[%°]?(?:\s+[A-Za-z]{2,}){4}",
+    re.IGNORECASE,
+)
+# "(B) F = ma": the choice is the answer, the rest its wording.
+_CHOSEN = re.compile(r"\s*[(\[]?[A-Z][)\]]\s+\S")
+_BRACKETED = re.compile(r"[(\[{][^()\[\]{}]*[)\]}]")
+_DEEPEST = 4
+
 _ARTICLE = re.compile(r"\b(?:the|a|an)\b")
 
 
 def final_answer(text: str) -> str | None:
     """The answer that the last answer sentence of `text` gives, without marks around it; None when there is none.
 
-    Of a calculation (`The answer is 40 + 50 = 90.`) it is what stands after the last equals sign; without an answer
-    sentence a last `\\boxed{...}` counts as one.
+    Of a calculation (`The answer is 40 + 50 = 90.`) it is what stands after its last equals sign, one in an aside
+    (`20 minutes (1 hour = 60 minutes)`) left alone; without an answer sentence a last `\\boxed{...}` counts as one.
     """
     announced = list(CONCLUSION.finditer(text)) or list(BOXED.finditer(text))
     if not announced:
@@ -68,7 +81,7 @@ def final_answer(text: str) -> str | None:
     # Cut together with what announces it: "7. He is glad" alone reads like item 7 of a list.
     sentence = pieces(f"{words.rstrip()} {line}")[0][len(words.rstrip()) :]
     boxed = BOXED.search(sentence)
-    answer = boxed.group(1) if boxed else sentence.rpartition("=")[2]
+    answer = boxed.group(1) if boxed else _result(sentence)
     answer = answer.strip().strip("*_`\"'“”").rstrip(".!").strip().strip("*_`\"'“”$").strip()
     return answer or None
 
@@ -124,6 +137,21 @@ def votes(teachers: Sequence[str], answers: Sequence[str | None]) -> list[int]:
     ]
 
 
+def _result(text: str) -> str:
+    """What the calculation or variable that opens `text` comes to; all of `text` where it opens with neither."""
+    start = 0
+    for equals in _EQUALS.finditer(text):
+        left = text[start : equals.start()]
+        if _CHOSEN.match(left):
+            break
+        for _ in range(_DEEPEST):
+            left = _BRACKETED.sub("", left)
+        if _ASIDE.search(left):
+            break
+        start = equals.end()
+    return text[start:]
+
+
 def _whole_number(text: str) -> Fraction | None:
     """The number that `text` is, with nothing but money, percent and a full stop around it."""
     match = _NUMBER.search(text)
@@ -134,7 +162,7 @@ def _whole_number(text: str) -> Fraction | None:
 
 def _first_number(text: str) -> Fraction | None:
     """The first number in `text` unless it opens a calculation whose result is not said."""
-    match = _NUMBER.search(text.rpartition("=")[2])
+    match = _NUMBER.search(_result(text))
     if match is None or _CALCULATION.match(match.string, match.end()):
         return None
     return _value(match)
