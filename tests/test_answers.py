@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compact_ds.data.answers import final_answer, same_answer, through_answer
+from compact_ds.data.answers import final_answer, same_answer, through_answer, votes
+from compact_ds.evaluation.samples import majority
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -95,6 +96,18 @@ def test_final_answer(text: str, answer: str | None) -> None:
         ("C because it holds", "C"),
         ("The Blue whale", "blue whale."),
         ("yes", "Yes"),
+        ("well known", "well-known"),
+        ("New York, NY.", "new york NY"),
+        ("Paris - the capital", "Paris, capital"),
+        ("the **blue** whale", "blue whale"),
+        ("(B) a bank", "B. bank"),
+        ("b) foo", "B) Foo"),
+        ("mid\u20131990s", "mid-1990s"),
+        (r"\(x^2 + 1\)", "$x^2+1$."),
+        (r"\left(3,\, 4\right)", "(3, 4)"),
+        (r"2 \sqrt{3}", r"2\sqrt{3}"),
+        ("\u2212x", "-x"),
+        ("50", r"50\%"),
     ],
 )
 def test_same(found: str, gold: str) -> None:
@@ -124,10 +137,32 @@ def test_same(found: str, gold: str) -> None:
         ("I think so", "I"),
         ("no", "Yes"),
         ("whale", "blue whale"),
+        (r"-\frac{3}{4}", r"\frac{3}{4}"),
+        ("x^2+1", "x^2-1"),
+        ("x^2", "x 2"),
+        (r"-2\sqrt{3}", r"2\sqrt{3}"),
+        ("(3,-4)", "(3, 4)"),
+        ("[3,4]", "(3, 4)"),
+        ("[1,2)", "(1,2]"),
+        ("1 2/3 x", "12/3 x"),
+        ("x > 5", "x < 5"),
+        ("x ≥ 5", "x ≤ 5"),
+        (r"-\pi", r"\pi"),
+        ("-\u03c0", "\u03c0"),
+        ("\u22125 m", "5 m"),
+        (".5 m", "5 m"),
+        ("√3 m", "3 m"),
     ],
 )
 def test_different(found: str | None, gold: str) -> None:
     assert not same_answer(found, gold)
+
+
+@pytest.mark.parametrize("gold", [r"\frac{3}{4}", "x^2-1", r"2\sqrt{3}", "(3, 4)", "(1,2]", "x < 5", r"\pi"])
+@pytest.mark.parametrize("found", [r"-\frac{3}{4}", "x^2+1", r"-2\sqrt{3}", "(3,-4)", "[1,2)", "x > 5", r"-\pi"])
+def test_different_expressions_get_no_common_vote(found: str, gold: str) -> None:
+    assert votes(["one", "other"], [found, gold]) == [1, 1]
+    assert majority([found, gold, gold]) == 1
 
 
 @given(st.integers(-(10**20), 10**20), st.integers(0, 6))

@@ -63,6 +63,14 @@ _BRACKETED = re.compile(r"[(\[{][^()\[\]{}]*[)\]}]")
 _DEEPEST = 4
 
 _ARTICLE = re.compile(r"\b(?:the|a|an)\b")
+# Text that holds one of these is mathematics, in which no sign may be left out; a hyphen stands after a letter or digit.
+_SIGN = re.compile(r"[\\^_{}+*/=<>()\[\]|√π±\u00d7\u00f7·\u2190-\u22ff]|(?<!\w)[-\u2013](?=[\w\\])|(?<![\w.])\.(?=\d)")
+# Around mathematics or in it, without a meaning of their own.
+_LAYOUT = re.compile(r"\\(?:left|right)(?![A-Za-z])|\\?[$%]|\\[()\[\],;:! ]")
+# Markdown's emphasis and the brackets of an option's letter are no mathematics.
+_EMPHASIS = re.compile(r"(?<!\w)(\*\*?|__?)(\w[^*_]*)\1(?!\w)")
+_LETTER = re.compile(r"\A\s*[(\[]?([A-Za-z])[)\]](?=\s+[A-Za-z]|[.\s]*\Z)")
+_SPACE_BETWEEN_SIGNS = re.compile(r"\s+(?!\d)|(?<!\d)\s+")
 
 
 def final_answer(text: str) -> str | None:
@@ -114,7 +122,8 @@ def same_answer(found: str | None, gold: str) -> bool:
 
     A gold number is compared exactly, as a fraction, with the first number in `found` (`$1,000.00`, `1000 apples`,
     `50%` for `50`, `1/2` for `0.5`); a gold letter with the choice that `found` names, in either case; any other gold
-    as text without case, punctuation, articles and extra white space.
+    as text without case, punctuation, articles and extra white space, unless signs of mathematics stand in either:
+    then sign by sign, without case and white space.
     """
     if found is None:
         return False
@@ -124,7 +133,9 @@ def same_answer(found: str | None, gold: str) -> bool:
     letter = _choice(gold) if len(gold.strip(" ().[]")) == 1 else None
     if letter is not None:
         return _choice(found) == letter
-    return _plain(found) == _plain(gold)
+    texts = [_EMPHASIS.sub(r"\2", _LETTER.sub(r"\1", text)) for text in (found, gold)]
+    one, other = map(_signs if any(map(_SIGN.search, texts)) else _plain, texts)
+    return one == other
 
 
 def votes(teachers: Sequence[str], answers: Sequence[str | None]) -> list[int]:
@@ -191,3 +202,8 @@ def _choice(text: str) -> str | None:
 def _plain(text: str) -> str:
     words = re.sub(r"[^\w\s]", " ", text.casefold())
     return " ".join(_ARTICLE.sub(" ", words).split()) or " ".join(words.split()) or text.strip()
+
+
+def _signs(text: str) -> str:
+    bare = _SPACE_BETWEEN_SIGNS.sub("", _LAYOUT.sub(" ", text)).casefold()
+    return re.sub("[\u2212\u2013]", "-", bare).strip().rstrip(".")

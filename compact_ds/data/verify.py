@@ -31,7 +31,7 @@ _LONGEST = 500
 """Longer answers are texts; an expression of so many characters is a trap for a parser."""
 
 _LISTED = 100
-_EXPRESSION = re.compile(r"\\[a-zA-Z]+|[\^_{}]|\d\s*[a-zA-Z]\b|[a-zA-Z]\s*[+*/=-]\s*\w|\bpi\b|√|π")
+_EXPRESSION = re.compile(r"\\[a-zA-Z]+|[\^_{}]|\d\s*[a-zA-Z]\b|[a-zA-Z]\s*[+*/=-]\s*\w|[<>≤≥]|\bpi\b|√|π")
 _YES, _NO = re.compile(r"(?:yes|true|correct)\b", re.IGNORECASE), re.compile(r"(?:no|false|incorrect)\b", re.IGNORECASE)
 
 
