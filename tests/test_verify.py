@@ -3,10 +3,12 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from compact_ds.data.readers import read
+from compact_ds.data.stats import stats
 from compact_ds.data.verify import SECONDS, verdict, verify
 from compact_ds.sections import DataConfig
 
@@ -92,6 +94,26 @@ def test_the_job_writes_what_the_reader_reads(tmp_path: Path) -> None:
     assert [r.is_correct for e in again for r in e.rationales] == [True, False, False]
     assert [r.steps for e in again for r in e.rationales] == [r.steps for e in before for r in e.rationales]
     assert json.loads(output.read_text().splitlines()[0])["rationales"][0]["answer_found"] == "3"
+
+
+def test_yes_and_no_are_judged_alike_by_the_figures_of_a_file(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    row = {"id": "a", "question": "q", "answer": "Yes",
+           "rationales": [{"teacher": "x", "text": "The answer is true, because it floats."}]}  # fmt: skip
+    source.write_text(json.dumps(row), encoding="utf-8")
+    examples = list(read(str(source), DataConfig(train=str(source)), 0))
+    teachers: Any = stats(examples)["teachers"]
+    assert teachers["x"]["right"] == verify(examples, None, 1, False, None)["teachers"]["x"]["right"] == 1
+
+
+def test_the_counts_of_a_single_rationale_are_numbers(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    row = {"id": "a", "question": "q", "answer": "1",
+           "rationales": [{"teacher": "x", "text": "The answer is 1", "is_correct": True}]}  # fmt: skip
+    source.write_text(json.dumps(row), encoding="utf-8")
+    found = verify(read(str(source), DataConfig(train=str(source)), 0), None, 1, False, None)
+    counts = '{"rationales": 1, "right": 1, "without_answer": 0, "given": 1, "agree": 1}'
+    assert json.dumps(found["teachers"]["x"]) == counts
 
 
 @pytest.mark.skipif(not GPT3.exists(), reason="the shared data are not here")

@@ -63,6 +63,10 @@ _BRACKETED = re.compile(r"[(\[{][^()\[\]{}]*[)\]}]")
 _DEEPEST = 4
 
 _ARTICLE = re.compile(r"\b(?:the|a|an)\b")
+_YES_OR_NO = re.compile(r"[\W_]*(?:(yes|true|correct)|no|false|incorrect)\b", re.IGNORECASE)
+# "No, it sinks" says no, "No child" is a text.
+_SAID = re.compile(r"\s*[,;:!(]|[\W_]*\Z")
+
 # Text that holds one of these is mathematics, in which no sign may be left out; a hyphen stands after a letter or digit.
 _SIGN = re.compile(r"[\\^_{}+*/=<>()\[\]|√π±\u00d7\u00f7·\u2190-\u22ff]|(?<!\w)[-\u2013](?=[\w\\])|(?<![\w.])\.(?=\d)")
 # Around mathematics or in it, without a meaning of their own.
@@ -121,9 +125,9 @@ def same_answer(found: str | None, gold: str) -> bool:
     """Whether `found` says the same as `gold`.
 
     A gold number is compared exactly, as a fraction, with the first number in `found` (`$1,000.00`, `1000 apples`,
-    `50%` for `50`, `1/2` for `0.5`); a gold letter with the choice that `found` names, in either case; any other gold
-    as text without case, punctuation, articles and extra white space, unless signs of mathematics stand in either:
-    then sign by sign, without case and white space.
+    `50%` for `50`, `1/2` for `0.5`); a gold letter with the choice that `found` names, in either case; gold yes or no
+    with the one that `found` opens with, true and correct being yes, false and incorrect no; any other gold as text
+    without case, punctuation, articles and extra white space, but sign by sign where either holds mathematics.
     """
     if found is None:
         return False
@@ -133,6 +137,10 @@ def same_answer(found: str | None, gold: str) -> bool:
     letter = _choice(gold) if len(gold.strip(" ().[]")) == 1 else None
     if letter is not None:
         return _choice(found) == letter
+    said = _YES_OR_NO.match(gold)
+    if said is not None and _SAID.match(gold, said.end()):
+        claimed = _YES_OR_NO.match(found)
+        return claimed is not None and (claimed[1] is None) == (said[1] is None)
     texts = [_EMPHASIS.sub(r"\2", _LETTER.sub(r"\1", text)) for text in (found, gold)]
     one, other = map(_signs if any(map(_SIGN.search, texts)) else _plain, texts)
     return one == other

@@ -32,7 +32,6 @@ _LONGEST = 500
 
 _LISTED = 100
 _EXPRESSION = re.compile(r"\\[a-zA-Z]+|[\^_{}]|\d\s*[a-zA-Z]\b|[a-zA-Z]\s*[+*/=-]\s*\w|[<>≤≥]|\bpi\b|√|π")
-_YES, _NO = re.compile(r"(?:yes|true|correct)\b", re.IGNORECASE), re.compile(r"(?:no|false|incorrect)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +46,8 @@ class Verdict:
 def verdict(answer_sentence: str, gold: str) -> Verdict:
     """Judge the conclusion of a rationale.
 
-    Numbers (money, percent, units, fractions, thousands), option letters and plain text are compared by `answers.same_answer`;
-    yes and no by their synonyms; what remains and looks like an expression by math-verify, within `SECONDS`.
+    Numbers (money, percent, units, fractions, thousands), option letters, yes and no, and text are compared by
+    `answers.same_answer`; what remains and looks like an expression by math-verify, within `SECONDS`.
     Raises UserError when that is needed and not installed.
     """
     found = final_answer(answer_sentence)
@@ -56,10 +55,6 @@ def verdict(answer_sentence: str, gold: str) -> Verdict:
         return Verdict(None, False, "no answer sentence")
     if same_answer(found, gold):
         return Verdict(found, True, f"{found!r:.80} says {gold!r:.80}")
-    said = _yes_or_no(gold)
-    if said is not None:
-        right = _yes_or_no(found) == said
-        return Verdict(found, right, f"{found!r:.80} {'is' if right else 'is not'} {said!r}")
     if len(found) <= _LONGEST and len(gold) <= _LONGEST and (_EXPRESSION.search(found) or _EXPRESSION.search(gold)):
         return _by_expression(found, gold)
     return Verdict(found, False, f"{found!r:.80} is not {gold!r:.80}")
@@ -81,11 +76,12 @@ def verify(
     ):
         for example, found in tqdm(pool.imap(_judge, examples, 32), total=total, desc="verify", unit="question"):
             for rationale, one in zip(example.rationales, found, strict=True):
-                counts[rationale.teacher].update(rationales=1, right=one.right, without_answer=one.answer is None)
+                without = int(one.answer is None)
+                counts[rationale.teacher].update(rationales=1, right=int(one.right), without_answer=without)
                 if rationale.is_correct is None:
                     continue
                 agrees = rationale.is_correct == one.right
-                counts[rationale.teacher].update(given=1, agree=agrees)
+                counts[rationale.teacher].update(given=1, agree=int(agrees))
                 if not agrees and len(differ) < _LISTED:
                     row = {"id": example.id, "teacher": rationale.teacher, "given": rationale.is_correct}
                     differ.append(row | {"why": one.how})
@@ -136,11 +132,6 @@ def _row(example: Example, found: list[Verdict], explains: bool) -> dict[str, An
         row |= {"is_correct": one.right, "answer_found": one.answer}
         rationales.append(row | ({"why": one.how} if explains else {}))
     return {"id": example.id, "question": example.question, "answer": example.answer, "rationales": rationales}
-
-
-def _yes_or_no(text: str) -> str | None:
-    bare = text.strip().lstrip("*_`\"'(")
-    return "yes" if _YES.match(bare) else "no" if _NO.match(bare) else None
 
 
 def _by_expression(found: str, gold: str) -> Verdict:
