@@ -106,13 +106,29 @@ def test_lists_of_generations_with_their_verdicts(tmp_path: Path) -> None:
         "correctness_math_verify": [True, False, False],
     }]  # fmt: skip
     file = write(tmp_path / "r1.parquet", listed)
-    report, found = imported(tmp_path, [Source(str(file), "r1")], extracts_answer=True)
+    report, found = imported(tmp_path, [Source(str(file), "r1")])
     assert found[0].answer == "12" and found[0].id == "u1"
     assert [(r.text, r.is_correct) for r in found[0].rationales] == [
         ("The answer is 12", True),
         ("The answer is 1", False),
     ]
     assert report.rationales == {"r1": 2}
+
+
+def test_the_gold_answer_of_a_worked_solution_is_its_conclusion(tmp_path: Path) -> None:
+    solutions = ["We add one and one. So it is $\\boxed{2}$.", "We add, and that is all."]
+    listed = [
+        {"problem": f"p {i} ?", "solution": solution, "model": "ada", "generation": "The answer is 2"}
+        for i, solution in enumerate(solutions)
+    ]
+    file = write(tmp_path / "r1.jsonl", listed)
+    report, found = imported(tmp_path, [Source(str(file))])
+    assert [e.answer for e in found] == ["2"] and report.without_answer == [f"{file}:2"]
+    assert "without a conclusion" in (tmp_path / "out.jsonl.unjoined.jsonl").read_text()
+    report, found = imported(tmp_path, [Source(str(file))], names={"answer": "solution"})
+    assert [e.answer for e in found] == solutions and report.without_answer == []
+    _, found = imported(tmp_path, [Source(str(file))], names={"answer": "solution"}, extracts_answer=True)
+    assert [e.answer for e in found] == ["2", solutions[1]]
 
 
 def test_one_file_a_teacher_is_joined_and_what_does_not_join_is_listed(tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ def _add_import(data: Any) -> None:
     parser.add_argument(
         "--field", action="append", default=[], metavar="ROLE=NAME", help="a field's name in the source"
     )
-    parser.add_argument("--extract-answer", action="store_true", help="cut the gold answer out of a worked solution")
+    parser.add_argument(
+        "--extract-answer", action="store_true", help="cut the gold answer out of the text that holds it"
+    )
     parser.add_argument("--split", default="train", help="split of a datasets path or id (default: train)")
     add_json(parser)
     parser.set_defaults(run=_import)

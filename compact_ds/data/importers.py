@@ -26,10 +26,13 @@ SHAPES: tuple[Shape, ...] = ("auto", "schema", "flat", "chat", "generations")
 ROLES = ("id", "question", "answer", "teacher", "text", "rationales", "messages", "generations", "is_correct")
 """What a field of a source can be; `--field ROLE=NAME` names it."""
 
+_SOLUTION = "solution"
+"""A worked solution by its name: its conclusion is the gold answer, unless the user names it as the answer itself."""
+
 _USUAL: dict[str, tuple[str, ...]] = {
     "id": ("id", "uuid", "question_id", "problem_id"),
     "question": ("question", "problem", "prompt", "instruction", "query", "input"),
-    "answer": ("answer", "gold", "gold_answer", "final_answer", "target", "solution"),
+    "answer": ("answer", "gold", "gold_answer", "final_answer", "target", _SOLUTION),
     "teacher": ("teacher", "model", "generator", "source_model"),
     "text": ("text", "rationale", "response", "completion", "output", "reasoning", "generation"),
     "rationales": ("rationales",),
@@ -70,7 +73,8 @@ class _Question:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How rows are read: their shape, names of fields by role, and whether gold answers are cut out of solutions."""
+    """How rows are read: their shape, names of fields by role, and whether gold answers are cut out of other fields
+    than `solution` too."""
 
     shape: Shape = "auto"
     names: Mapping[str, str] = field(default_factory=dict)
@@ -104,7 +108,9 @@ def run(sources: list[Source], output: Path, settings: Settings) -> Report:
     report.questions = len(lines)
     output.write_text("".join(lines), encoding="utf-8")
     beside = output.with_name(output.name + ".unjoined.jsonl")
-    listed = [{"where": w, "reason": "no gold answer"} for w in report.without_answer]
+    listed = [
+        {"where": w, "reason": "no gold answer, or a solution without a conclusion"} for w in report.without_answer
+    ]
     listed += [{"where": w, "reason": f"not a question of {sources[0].path}"} for w in report.unjoined]
     beside.write_text("".join(json.dumps(row) + "\n" for row in listed), encoding="utf-8")
     return report
@@ -152,7 +158,9 @@ def _question(row: Mapping[str, Any], shape: Shape, settings: Settings, where: s
         text = _text(row, "question", settings, where)
     name = _name(row, "answer", settings)
     answer = None if name is None or row[name] is None else str(row[name]).strip()
-    if answer and settings.extracts_answer:
+    if answer and name == _SOLUTION and "answer" not in settings.names:
+        answer = final_answer(answer)
+    elif answer and settings.extracts_answer:
         answer = final_answer(answer) or answer
     named = _name(row, "id", settings)
     own = str(row[named]) if named is not None and row[named] is not None else None
