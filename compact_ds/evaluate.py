@@ -45,6 +45,7 @@ class Asked:
     perplexity: Sequence[str] = ()
     output: Path | None = None
     against: Path | None = None
+    split: str = "test"
 
 
 def run(asked: Asked) -> dict[str, Any] | None:
@@ -89,7 +90,8 @@ def _check(asked: Asked) -> None:
 def _questions(asked: Asked, lm: Any, tokeniser: Tokeniser, group: Ranks) -> list[dict[str, Any]]:
     """All ranks' rows, in the order of the file."""
     assert asked.data is not None
-    examples = list(read(asked.data, DataConfig(train=asked.data), 0, limit=asked.limit))
+    data = DataConfig(train=asked.data, eval_split=asked.split)
+    examples = list(read(asked.data, data, 0, limit=asked.limit, is_held_out=True))
     mine = examples[group.rank :: group.world_size]
     if asked.options is not None:
         own = score_options(lm, tokeniser, mine, asked.batch_size, asked.options, group.is_first)

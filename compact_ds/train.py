@@ -90,11 +90,11 @@ class _Run:
     ) -> None:
         self.watch, self.callbacks = watch, callbacks
         self.config, self.tokeniser, self.data, self.group = config, tokeniser, data, group
-        self.folder = config.run_dir
-        self.step = 0
+        self.folder, self.step = config.run_dir, 0
         # Before anything is written or loaded: what the mixer and the evaluations ask for must be there.
         groups_of(config.mixer, data.teachers)
-        self.kept = retention_sets(config.evaluation.retention, config.evaluation.retention_limit)
+        measured = config.evaluation
+        self.kept = retention_sets(measured.retention, measured.retention_limit, config.data.eval_split)
         self.held_out = held_out_examples(config)
         references = reference_sets(config, tokeniser, group)
         self.checkpoints = RunCheckpoints(config, group, identity(config, data, references), trust)

@@ -161,6 +161,21 @@ def test_a_student_against_itself_moved_nowhere(folders: list[str], capsys: pyte
     assert {row["relative_change"] for row in figures["weights"]["parameters"]} == {0.0}
 
 
+def test_questions_are_of_the_test_split_unless_said(
+    folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets is a dependency of the package")
+    rows = [{"id": str(n), "question": f"{n} plus 4", "answer": "7",
+             "rationales": [{"teacher": "ada", "text": "it is 7 .\nThe answer is 7"}]} for n in range(3)]  # fmt: skip
+    splits = {"train": datasets.Dataset.from_list(rows[:2]), "test": datasets.Dataset.from_list(rows[2:])}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "both")
+    words = ["analyze", *folders, "--data", str(tmp_path / "both"), "--top", "1", "--no-plot", "--json"]
+    for split, questions in (([], 1), (["--split", "train"], 2)):
+        assert main([*words, *split]) == 0
+        (source,) = json.loads(capsys.readouterr().out)["sources"].values()
+        assert source["questions"] == questions
+
+
 def test_sources_have_the_shortest_names_that_tell_them_apart(tmp_path: Path) -> None:
     files = [tmp_path / place for place in ("a/test.jsonl", "b/test.jsonl", "c.jsonl")]
     for file in files:

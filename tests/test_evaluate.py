@@ -74,6 +74,22 @@ def test_options_and_perplexity(student: str, tmp_path: Path, capsys: pytest.Cap
     assert found["tokens"] == 5 and found["perplexity"] > 1
 
 
+def test_questions_are_of_the_test_split_unless_said(
+    student: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets is a dependency of the package")
+    rows = [{"id": name, "question": "2 plus 4 ? choices: A: 6 B: 5", "answer": "A"} for name in ("trained", "tested")]
+    splits = {name: datasets.Dataset.from_list([one]) for name, one in zip(("train", "test"), rows, strict=True)}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "both")
+    output = tmp_path / "rows.jsonl"
+    words = (student, "--data", str(tmp_path / "both"), "--options", "letter", "--output", str(output))
+    for split, id in (((), "tested"), (("--split", "train"), "trained")):
+        figures(capsys, *words, *split)
+        assert [row["id"] for row in read_rows(output)] == [id]
+    assert main(["eval", *words, "--split", "dev"]) == 2
+    assert "'dev' is none of train, test" in (line := capsys.readouterr().err) and "--split" in line
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

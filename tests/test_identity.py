@@ -36,7 +36,15 @@ def test_it_survives_json() -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["run_dir=x", "checkpoint_every=7", "checkpoint_keep=9", "evaluation.every=3", "tree.rows=2", "mixer.max_bad=9"],
+    [
+        "run_dir=x",
+        "checkpoint_every=7",
+        "checkpoint_keep=9",
+        "evaluation.every=3",
+        "tree.rows=2",
+        "data.eval_split=dev",
+        "mixer.max_bad=9",
+    ],
 )
 def test_what_changes_no_update_may_change(override: str) -> None:
     check(_identity(), _identity(override), "step-3")

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from compact_ds import config as configuration
 from compact_ds.data.readers import held_out, read
 from compact_ds.data.records import Example, Rationale
 from compact_ds.errors import ConfigError, DataError, UserError
+from compact_ds.evaluation.retention import retention_sets
+from compact_ds.optimizer_step.training_set import held_out_examples
 from compact_ds.sections import DataConfig
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -197,8 +200,32 @@ def test_a_saved_dataset_reads_like_its_file(tmp_path: Path, write: Callable[...
             (e.id, e.question, e.answer, e.rationales) for e in from_file
         ]
         assert found[1].where == f"{tmp_path / folder}[{split}]:2"
-    with pytest.raises(DataError, match=r"KeyError.*data\.split"):
+    with pytest.raises(DataError, match=r"KeyError.*'test' is none of dev.*data\.split"):
         all_of(tmp_path / "several", split="test")
+
+
+def test_held_out_questions_are_of_their_own_split(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets is a dependency of the package")
+    one, both, other = tmp_path / "one", tmp_path / "both", tmp_path / "other"
+    train = datasets.Dataset.from_list([row(id="trained")])
+    test = datasets.Dataset.from_list([row(id="tested", answer="A", rationales=[], question="3 plus 4 ? A: 7 B: 5")])
+    test.save_to_disk(one)
+    datasets.DatasetDict({"train": train, "test": test}).save_to_disk(both)
+    datasets.DatasetDict({"train": train, "dev": test}).save_to_disk(other)
+
+    def ids(source: Path, *settings: str) -> list[str]:
+        given = [f"data.train={both}", f"data.eval={source}", "data.teachers=[ann]", *settings]
+        return [e.id for e in held_out_examples(configuration.load("arithmetic", given))]
+
+    assert [e.id for e in all_of(both)] == ["trained"]
+    # A teacher that only the training questions have is no mistake of the held-out ones.
+    assert ids(both) == ids(one) == ids(other, "data.eval_split=dev") == ["tested"]
+    assert ids(both, "data.eval_split=train") == ["trained"]
+    with pytest.raises(DataError, match=r"'test' is none of train, dev.*data\.eval_split"):
+        ids(other)
+    with pytest.raises(DataError, match=r"'test' is none of train, dev.*data\.eval_split"):
+        retention_sets([str(other)], None)
+    assert [e.id for k in retention_sets([str(other)], None, "dev") for e in k.questions] == ["tested"]
 
 
 def test_a_folder_that_datasets_can_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from report_runs import HOSTILE, write_run
 
 from compact_ds import cli
@@ -116,8 +117,6 @@ def test_strangers_texts_are_data(hostile: Path) -> None:
 
 
 def yaml_of(data: Any) -> Any:
-    import yaml
-
     return yaml.safe_load(
         next(b["content"] for b in _blocks(data["sections"], "text") if b["title"].startswith("Config"))
     )
@@ -193,6 +192,20 @@ def test_words_that_tell_who_wins_make_kinds(run: Path, tmp_path: Path) -> None:
     }
     assert [one.winner for one in scored] == [0, 1] * 6
     assert [one.is_right(0) for one in scored] == [True] * 12 and not any(one.is_right(1) for one in scored)
+
+
+def test_scored_held_out_questions_are_of_the_held_out_split(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets is a dependency of the package")
+    run = write_run(tmp_path / "first", steps=2)
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    rows = [json.loads(line) for line in Path(settings["data"]["train"]).read_text().splitlines()]
+    other = [one | {"id": f"other {one['id']}"} for one in rows]
+    splits = {"train": datasets.Dataset.from_list(other), "test": datasets.Dataset.from_list(rows)}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "both")
+    settings["data"] |= {"train": str(tmp_path / "both"), "eval": str(tmp_path / "both")}
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    found = scores_of(open_runs([run])[0], 0, run / "scores.jsonl").examples
+    assert [one.example.id for one in found] == [row["id"] for row in rows]
 
 
 def test_what_was_measured_once_is_a_table_and_what_never_was_a_sentence(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ def add_analyze(commands: Any) -> None:
     analyze.add_argument(
         "--other", action="append", default=[], metavar="FILE", help="questions of something else; may be repeated"
     )
+    analyze.add_argument("--split", default="test", help="split of a datasets path or id (default: test)")
     analyze.add_argument("--output", type=Path, metavar="DIR", help="folder for latent.json, pictures and tensorboard/")
     analyze.add_argument("--no-plot", action="store_true", help="no pictures, and no need of matplotlib")
     analyze.add_argument(
@@ -42,7 +43,7 @@ def _analyze(arguments: argparse.Namespace) -> int:
 
     asked = analysis.Analysis(
         arguments.before, arguments.after, arguments.data, arguments.other, arguments.limit, arguments.batch_size,
-        arguments.max_tokens, arguments.top, arguments.layer, arguments.precision, arguments.seed,
+        arguments.max_tokens, arguments.top, arguments.layer, arguments.precision, arguments.seed, arguments.split,
     )  # fmt: skip
     figures = analysis.run(asked, arguments.output, draws=not arguments.no_plot)
     print(json.dumps(figures) if arguments.json else analysis_text.shown(figures))

@@ -19,6 +19,7 @@ def add_evaluate(commands: Any) -> None:
         "model", metavar="MODEL", help="a Hugging Face folder such as RUN/final, or whatever student.model takes"
     )
     evaluate.add_argument("--data", metavar="FILE", help="held-out questions, as data.eval")
+    evaluate.add_argument("--split", default="test", help="split of a datasets path or id (default: test)")
     evaluate.add_argument("--limit", type=positive, metavar="N", help="only the first N questions")
     evaluate.add_argument(
         "--batch-size", type=positive, default=32, metavar="B", help="questions at a time (default: 32)"
@@ -86,7 +87,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     result = evaluate.run(
         evaluate.Asked(
             arguments.model, arguments.data, decoding, arguments.batch_size, arguments.limit, arguments.options,
-            arguments.rationales, arguments.perplexity, arguments.output, arguments.against,
+            arguments.rationales, arguments.perplexity, arguments.output, arguments.against, arguments.split,
         )
     )  # fmt: skip
     if result is not None:

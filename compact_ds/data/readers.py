@@ -29,11 +29,14 @@ _FILE_ENDINGS = (".jsonl", ".json", ".ndjson")
 _SAVED_DATASET = ("dataset_info.json", "dataset_dict.json")
 
 
-def read(source: str, data: DataConfig, seed: int, *, limit: int | None = None) -> Iterator[Example]:
+def read(
+    source: str, data: DataConfig, seed: int, *, limit: int | None = None, is_held_out: bool = False
+) -> Iterator[Example]:
     """The examples of `source`, lazily and in its order, the first `limit` of them.
 
     `source` is a JSONL file, a folder that `datasets` saved, a `datasets` path or hub id (with a configuration's name
-    as `id:name`), or a built-in task: `task:NAME`, held-out part `task:NAME:eval`. `data.teachers` filters the
+    as `id:name`), or a built-in task: `task:NAME`, held-out part `task:NAME:eval`. Of what `datasets` knows it is the split
+    `data.split`, with `is_held_out` `data.eval_split`. `data.teachers` filters the
     rationales, `data.max_steps` merges steps of long ones, then `data.mislead` adds to them. An example may come
     without rationales: a test file's, or one that no kept teacher answered. The generator raises DataError where the
     source stops making sense, and ConfigError at its end when `data.teachers` names one that the training questions
@@ -41,7 +44,7 @@ def read(source: str, data: DataConfig, seed: int, *, limit: int | None = None) 
     """
     seen: set[str] = set()
     misled = rationales = 0
-    for example in islice(_unfiltered(source, data, seed), limit):
+    for example in islice(_unfiltered(source, data, seed, is_held_out), limit):
         seen.update(rationale.teacher for rationale in example.rationales)
         kept = _thin(_keep(example, data.teachers), data.max_steps)
         # A question without rationales is there to be answered, not to be learnt from.
@@ -49,7 +52,7 @@ def read(source: str, data: DataConfig, seed: int, *, limit: int | None = None) 
         misled += served is not kept
         rationales += len(kept.rationales)
         yield served
-    if source == data.train:
+    if source == data.train and not is_held_out:
         _check_teachers(data.teachers, seen, source)
         if data.mislead and rationales and not misled:
             expected = "word problems whose answer two of their numbers give by + - * or /"
@@ -63,14 +66,19 @@ def held_out(data: DataConfig) -> str | None:
     return data.eval
 
 
-def _unfiltered(source: str, data: DataConfig, seed: int) -> Iterator[Example]:
+def _unfiltered(source: str, data: DataConfig, seed: int, is_held_out: bool) -> Iterator[Example]:
     fields = FieldMap(data.fields)  # a task has no fields to map, but a wrong name is told all the same
     if source.startswith(_TASK):
         name = source.removeprefix(_TASK)
         part: arithmetic.Part = "eval" if name.endswith(_HELD_OUT) else "train"
         return arithmetic.examples(name.removesuffix(_HELD_OUT), part, seed)
     file = Path(source).expanduser()
-    rows = _lines(file, source) if _is_file(file, source) else dataset_rows(source, data.split)
+    key = "eval_split" if is_held_out else "split"
+    rows = (
+        _lines(file, source)
+        if _is_file(file, source)
+        else dataset_rows(source, getattr(data, key), f"data.{key}, or a command's --split,")
+    )
     return _examples(rows, fields, source)
 
 
@@ -122,21 +130,26 @@ def _json_object(raw: bytes, where: str) -> Mapping[str, Any]:
     return found
 
 
-def dataset_rows(source: str, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(where it stands, row) of a folder that `datasets` saved, or of a path or hub id. Raises DataError."""
+def dataset_rows(source: str, split: str, setting: str = "--split") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(where it stands, row) of a folder that `datasets` saved, or of a path or hub id; `setting` is what chose the split.
+
+    Raises DataError.
+    """
     import datasets
 
     folder = Path(source).expanduser()
     try:
         if any((folder / name).is_file() for name in _SAVED_DATASET):
             loaded = datasets.load_from_disk(str(folder))
+            if isinstance(loaded, datasets.DatasetDict) and split not in loaded:
+                raise KeyError(f"{split!r} is none of {', '.join(map(str, loaded))}")
             table = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
         else:
             name, _, configuration = source.partition(":")
             table = datasets.load_dataset(name, configuration or None, split=split)
     except (OSError, ValueError, KeyError) as error:
         found = f"{type(error).__name__}: {error}"
-        remedy = "check the spelling, data.split and the connection, or give a JSONL file"
+        remedy = f"check the spelling, {setting} and the connection, or give a JSONL file"
         raise DataError(source, found, f"a file, or a `datasets` path or id with split {split!r}", remedy) from None
     for number, row in enumerate(table):
         yield f"{source}[{split}]:{number + 1}", cast(Mapping[str, Any], row)

@@ -45,6 +45,7 @@ class Analysis:
     layer: int | None = None
     precision: str = "fp32"
     seed: int = 0
+    split: str = "test"
 
 
 def run(asked: Analysis, output: Path | None, draws: bool) -> dict[str, Any]:
@@ -63,7 +64,8 @@ def run(asked: Analysis, output: Path | None, draws: bool) -> dict[str, Any]:
     states: dict[str, States] = {}
     sources: dict[str, Any] = {}
     for name, source in _named([asked.data, *asked.others]).items():
-        examples = list(read(source, DataConfig(train=source), 0, limit=asked.limit))
+        data = DataConfig(train=source, eval_split=asked.split)
+        examples = list(read(source, data, 0, limit=asked.limit, is_held_out=True))
         prompts, cut = prompts_of(examples, tokeniser, asked.max_tokens)
         states[name] = states_of(before, after, prompts, layer, asked.batch_size, asked.seed, name)
         layers = [_layer_figures(moments, asked.top) for moments in states[name].layers]

@@ -28,14 +28,17 @@ class Kept:
     texts: tuple[str, ...]
 
 
-def retention_sets(files: Sequence[str], limit: int | None) -> list[Kept]:
-    """The files, read and checked: the first `limit` questions that list options, or pieces of text. Raises UserError."""
+def retention_sets(files: Sequence[str], limit: int | None, split: str = "test") -> list[Kept]:
+    """The files, read and checked: the first `limit` questions that list options, or pieces of text. Raises UserError.
+
+    `split` is that of a `datasets` path or id.
+    """
     names = [_name(file) for file in files]
     for name in names:
         if names.count(name) > 1:
             expected = "files that differ in folder and name"
             raise ConfigError("evaluation.retention", name, expected, "rename one")
-    return [_kept(name, file, limit) for name, file in zip(names, files, strict=True)]
+    return [_kept(name, file, limit, split) for name, file in zip(names, files, strict=True)]
 
 
 def measure_retention(
@@ -79,11 +82,12 @@ def drops(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping
     return lost
 
 
-def _kept(name: str, file: str, limit: int | None) -> Kept:
+def _kept(name: str, file: str, limit: int | None, split: str) -> Kept:
     path = Path(file).expanduser()
     if path.suffix == ".txt" or (path.is_file() and '"text"' in _first_line(path)[:20]):
         return Kept(name, (), tuple(_pieces(texts_of(path))[:limit]))
-    questions = tuple(read(file, DataConfig(train=file), 0, limit=limit))
+    data = DataConfig(train=file, eval_split=split)
+    questions = tuple(read(file, data, 0, limit=limit, is_held_out=True))
     for question in questions:
         checked_options(question)
     return Kept(name, questions, ())

@@ -160,7 +160,7 @@ def held_out_examples(config: Config) -> list[Example]:
     source = held_out(config.data)
     if source is None:
         return []
-    return list(read(source, config.data, _DATA_SEED, limit=config.evaluation.limit))
+    return list(read(source, config.data, _DATA_SEED, limit=config.evaluation.limit, is_held_out=True))
 
 
 def check_batch_size(config: Config, group: Ranks) -> None:

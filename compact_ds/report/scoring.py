@@ -6,10 +6,11 @@ Owns which questions these are and where their scores are kept. Scoring itself i
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from compact_ds import config as configuration
 from compact_ds.data.answers import final_answer, same_answer
@@ -44,6 +45,11 @@ class Scored:
         return max(self.rows, key=lambda index: (self.rows[index]["weight"], -index))
 
 
+class _Source(NamedTuple):
+    path: str
+    is_held_out: bool
+
+
 @dataclass(frozen=True)
 class Scores:
     """The scored examples of a run, in the order of the data, and where they come from in words."""
@@ -69,46 +75,52 @@ def scores_of(run: Run, number: int, file: Path | None) -> Scores:
     source = _source(settings, number)
     kept = run.folder / f"scores-{number}.jsonl"
     if not kept.is_file() or kept.stat().st_mtime < (final / "config.json").stat().st_mtime:
-        _score(source, final, kept, number)
+        _score(source, final, kept, number, settings)
     return _joined(kept, [source], settings, number)
 
 
-def _score(source: str, final: Path, kept: Path, number: int) -> None:
+def _score(source: _Source, final: Path, kept: Path, number: int, settings: Config) -> None:
     from compact_ds import score
 
-    _LOG.info("scoring %d questions of %s with %s; kept in %s", number, source, final, kept)
+    _LOG.info("scoring %d questions of %s with %s; kept in %s", number, source.path, final, kept)
     given = [f"data.limit={number}", "data.eval=null", "data.max_left_out=1", "method=compact", "student.scratch=null"]
     given += ["student.lora=null", "student.tokenizer=null", "mixer.retain=null"]
-    score.run(source, str(final), kept, str(final.parent / "config.yaml"), given)
+    given += [f"data.split={settings.data.eval_split}"] if source.is_held_out else []
+    score.run(source.path, str(final), kept, str(final.parent / "config.yaml"), given)
 
 
-def _source(settings: Config, number: int) -> str:
+def _source(settings: Config, number: int) -> _Source:
+    first = _sources(settings)[0]
+    if first.is_held_out and any(e.rationales for e in islice(_read(first, settings), number)):
+        return first
+    return _Source(settings.data.train, False)
+
+
+def _sources(settings: Config) -> list[_Source]:
     source = held_out(settings.data)
-    if source is not None and any(e.rationales for e in islice(read(source, settings.data, _DATA_SEED), number)):
-        return source
-    return settings.data.train
+    train = _Source(settings.data.train, False)
+    return [train] if source is None else [_Source(source, True), train]
 
 
-def _sources(settings: Config) -> list[str]:
-    source = held_out(settings.data)
-    return [settings.data.train] if source is None else [source, settings.data.train]
+def _read(source: _Source, settings: Config, limit: int | None = None) -> Iterator[Example]:
+    return read(source.path, settings.data, _DATA_SEED, limit=limit, is_held_out=source.is_held_out)
 
 
-def _joined(file: Path, sources: Sequence[str], settings: Config, limit: int | None) -> Scores:
+def _joined(file: Path, sources: Sequence[_Source], settings: Config, limit: int | None) -> Scores:
     """Scores with the texts that they are of, from the first source that has all of them. Raises UserError."""
     rows: dict[str, dict[int, Row]] = {}
     for row in read_rows(file):
         rows.setdefault(row["id"], {})[row["index"]] = row
     missing = ""
     for source in sources:
-        examples = {e.id: e for e in read(source, settings.data, _DATA_SEED, limit=limit) if e.id in rows}
+        examples = {e.id: e for e in _read(source, settings, limit) if e.id in rows}
         unknown = [id for id in rows if id not in examples or not _fits(examples[id], rows[id])]
         if not unknown:
             kept = [Scored(e, rows[e.id]) for e in examples.values()]
             # The whole path stands in the config further down.
-            return Scores(f"{len(kept)} questions of {source.rsplit('/', 1)[-1]}", kept)
+            return Scores(f"{len(kept)} questions of {source.path.rsplit('/', 1)[-1]}", kept)
         missing = missing or unknown[0]
-    expected = f"questions of {' or '.join(sources)}, with the same teachers"
+    expected = f"questions of {' or '.join(source.path for source in sources)}, with the same teachers"
     raise UserError(str(file), f"id {missing!r}", expected, "score the run's own data")
 
 

@@ -28,6 +28,7 @@ MAY_CHANGE = (
     # Where data lies. What it holds counts, by hash.
     "data.train",
     "data.eval",
+    "data.eval_split",
     "data.cache_dir",
     "data.max_left_out",
     "mixer.retain.train",

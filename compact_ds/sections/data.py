@@ -18,6 +18,8 @@ class DataConfig(Section):
     """Held-out questions, same forms as `train`; a built-in task brings its own when this is empty."""
     split: str = "train"
     """Split to take when `train` is a `datasets` path or id."""
+    eval_split: str = "test"
+    """Split to take when `eval`, or one of `evaluation.retention`, is a `datasets` path or id."""
     fields: dict[str, str] = Field(default_factory=dict)
     """Field map for sources with other names: schema field -> their field, for example `{answer: solution}`."""
     batch_size: int = Field(24, ge=1)
