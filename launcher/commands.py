@@ -96,10 +96,30 @@ def over_pdsh(task: Task, world: World, folder: str, exported: Mapping[str, str]
     number, name = "NODE-NUMBER", "NODE-NAME"
     words = shlex.join(on_node(task, world, number, name)).replace("%", "%%")
     there = words.replace(number, "%n").replace(name, "%h")
-    settings = " ".join(f"{key}={shlex.quote(value)}".replace("%", "%%") for key, value in exported.items())
-    line = f"cd {shlex.quote(folder).replace('%', '%%')} && {settings} exec {there}" if settings else ""
-    line = line or f"cd {shlex.quote(folder).replace('%', '%%')} && exec {there}"
+    settings = "".join(f"{key}={shlex.quote(value)} ".replace("%", "%%") for key, value in exported.items())
+    line = f"cd {shlex.quote(folder).replace('%', '%%')} && {settings}{_shares(task, world, exported)}exec {there}"
     return ("pdsh", "-S", "-N", "-R", "ssh", "-f", str(PDSH_FAN_OUT), "-w", ",".join(world.devices), line)
+
+
+def _shares(task: Task, world: World, exported: Mapping[str, str]) -> str:
+    """What each node's ranks get of it, as settings of its shell: an even share of the cores, and the devices of its slots."""
+    shares = ""
+    if "OMP_NUM_THREADS" not in exported:
+        # The cores are counted there, and what the node itself has set holds.
+        slots = _of_node([str(len(devices)) for devices in world.devices.values()])
+        share = f"cores=$(nproc); slots={slots}; echo $(($cores > $slots ? $cores / $slots : 1))"
+        shares += f'OMP_NUM_THREADS="${{OMP_NUM_THREADS:-$({share})}}" '
+    if task.max_restarts:
+        # torchrun's agent picks no devices, DeepSpeed's launcher does.
+        shares += f"CUDA_VISIBLE_DEVICES={_of_node([','.join(devices) for devices in world.devices.values()])} "
+    return shares
+
+
+def _of_node(values: Sequence[str]) -> str:
+    """The value of the node that reads the line, for its shell; `values` have no spaces."""
+    if len(set(values)) == 1:
+        return values[0]
+    return f"$(set -- {' '.join(values)}; shift %n; echo $1)"
 
 
 def ssh_options(timeout_seconds: int) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shlex
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,49 @@ def test_over_pdsh_every_node_runs_its_own_command_word_for_word(max_restarts: i
         said = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout.splitlines()
         assert said == ["50% of $x", *on_node(task, WORLD, str(number), host)]
     assert command[:9] == ("pdsh", "-S", "-N", "-R", "ssh", "-f", "1024", "-w", "a,b")
+
+
+@pytest.fixture
+def shares_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
+    """What OMP_NUM_THREADS and CUDA_VISIBLE_DEVICES are for the ranks of each node of 12 cores."""
+    (tmp_path / "nproc").write_text("#!/bin/sh\necho 12\n")
+    (tmp_path / "nproc").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    shown = 'exec sh -c \'echo "$OMP_NUM_THREADS"; echo "$CUDA_VISIBLE_DEVICES"\' '
+
+    def of(devices: dict[str, list[str]], max_restarts: int, exported: dict[str, str]) -> list[list[str]]:
+        command = over_pdsh(Task("m", [], max_restarts), World(devices, "a", 1), "/", exported)
+        lines = [_as_pdsh_sends(command, number, host) for number, host in enumerate(devices)]
+        said = [
+            subprocess.run(["sh", "-c", line.replace("exec ", shown, 1)], capture_output=True, text=True, check=True)
+            for line in lines
+        ]
+        return [one.stdout.splitlines() for one in said]
+
+    return of
+
+
+def test_over_pdsh_restarted_ranks_get_the_devices_of_their_nodes_slots(
+    shares_of: Callable[..., list[list[str]]],
+) -> None:
+    assert shares_of({"a": ["1", "2"], "b": ["1", "2"]}, 2, {}) == [["6", "1,2"], ["6", "1,2"]]
+    assert shares_of({"a": ["1", "2"], "b": ["0", "3"], "c": ["2", "3"]}, 2, {}) == [
+        ["6", "1,2"], ["6", "0,3"], ["6", "2,3"],
+    ]  # fmt: skip
+    # DeepSpeed's launcher is told the slots, and picks their devices itself.
+    assert shares_of({"a": ["1", "2"], "b": ["1", "2"]}, 0, {}) == [["6", ""], ["6", ""]]
+
+
+def test_over_pdsh_a_nodes_cores_are_shared_out_unless_the_user_says_how(
+    shares_of: Callable[..., list[list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"a": [str(i) for i in range(5)], "b": ["0"], "c": [str(i) for i in range(13)]}
+    assert shares_of(sizes, 0, {}) == [["2", ""], ["12", ""], ["1", ""]]
+    assert shares_of(sizes, 0, {"OMP_NUM_THREADS": "7"}) == [["7", ""]] * 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")  # here, what the nodes' own shells say
+    assert shares_of(sizes, 0, {}) == [["4", ""]] * 3
 
 
 def test_deepspeeds_launcher_is_told_every_nodes_devices() -> None:
@@ -116,6 +161,16 @@ def test_a_dry_run_prints_one_command_of_its_own_and_starts_nothing(
     assert "--node_rank=2 --master_addr=127.0.0.1 --master_port=29500" in lines[3]
     assert "elastic_agent --nnodes=3 --nproc_per_node=1 --max_restarts=1" in lines[4]
     assert not (tmp_path / "run").exists()
+
+
+def test_slots_left_out_are_left_out_of_a_run_that_may_restart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hostfile").write_text("w1 slots=4\nw2 slots=4\n")
+    place = ["--hostfile", str(tmp_path / "hostfile"), "--exclude", "w1:0,2@w2:0,2", "--max-restarts", "2"]
+    assert main(["launch", "arithmetic", *place, "--dry-run", f"run_dir={tmp_path / 'run'}"]) == 0
+    line = shlex.split(capsys.readouterr().out)[-1]
+    assert "CUDA_VISIBLE_DEVICES=1,3 exec" in line and "--nproc_per_node=2" in line
 
 
 @pytest.mark.parametrize(
