@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -111,10 +114,30 @@ def test_a_half_written_file_is_never_taken_for_a_whole_one(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"f\.jsonl:4"):
         ensure(file, broken, TOKENISER, consensus)
     assert not file.exists()
-    file.with_suffix(".unfinished").write_bytes(b"half")
+    (left,) = file.parent.glob("*.unfinished")
+    left.rename(left.with_name(left.name.replace(f"-{os.getpid()}.", "-1.")))  # as another process would leave it
     ensure(file, lambda: EXAMPLES, TOKENISER, consensus)
     assert file.read_bytes() == written(tmp_path).read_bytes()
-    assert not file.with_suffix(".unfinished").exists()
+    assert not list(file.parent.glob("*.unfinished"))
+
+
+def test_two_nodes_may_write_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "new" / "records.arrow"
+    theirs: list[int] = []
+    monkeypatch.setattr(cache, "FileLock", lambda name: nullcontext())  # as good as none between nodes
+
+    def interrupted() -> Iterator[Example]:
+        yield from EXAMPLES[:3]
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(socket, "gethostname", lambda: "another")
+            ensure(file, lambda: EXAMPLES, TOKENISER, consensus)
+        theirs.append(file.stat().st_ino)
+        yield from EXAMPLES[3:]
+
+    ensure(file, interrupted, TOKENISER, consensus)
+    assert theirs == [file.stat().st_ino]  # what the other has mapped stays
+    assert file.read_bytes() == written(tmp_path).read_bytes()
+    assert not list(file.parent.glob("*.unfinished"))
 
 
 def test_no_examples_are_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,16 @@ def ensure(
     with FileLock(f"{file}.lock"):
         if file.exists():
             return
-        unfinished = file.with_suffix(".unfinished")
+        # On some shared disks the lock holds back nobody on another node: nodes then write a file each, alike to the byte.
+        node = f"{file.stem}.{socket.gethostname()}"
+        for left in file.parent.glob(f"{node}-*.unfinished"):  # by one of this node that was killed
+            left.unlink()
+        unfinished = file.with_name(f"{node}-{os.getpid()}.unfinished")
         _write(unfinished, examples(), tokeniser, consensus)
-        os.replace(unfinished, file)
+        if file.exists():  # by another node, which may have it mapped
+            unfinished.unlink()
+        else:
+            os.replace(unfinished, file)
 
 
 class RecordFile:
