@@ -68,10 +68,10 @@ def _guards(config: Config) -> bool:
 
 
 def _compares_with_answers(config: Config, world_size: int) -> bool:
-    """Whether the held-out questions give every rank one. A branch of `mot` has none."""
+    """Whether held-out questions are asked for, and give every rank one. A branch of `mot` has none."""
     # Here, because only those who diagnose need to know of readers.
     from compact_ds.data.readers import held_out
 
     limit = config.evaluation.limit
-    questions = config.mixer.probe_questions if limit is None else min(config.mixer.probe_questions, limit)
-    return config.method != "mot" and held_out(config.data) is not None and questions >= world_size
+    asked_for = config.mixer.probe_questions > 0 and held_out(config.data) is not None
+    return config.method != "mot" and asked_for and (limit is None or limit >= world_size)

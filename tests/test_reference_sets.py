@@ -13,7 +13,7 @@ from compact_ds.engine.ranks import Ranks
 from compact_ds.errors import ConfigError
 from compact_ds.optimizer_step.reference_sets import reference_sets, retention_set
 from compact_ds.optimizer_step.training_set import TrainingSet
-from compact_ds.sections import Config
+from compact_ds.sections import Config, MixerConfig
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Measurement, Student, measure
 from compact_ds.tree.batch import Batch
@@ -68,12 +68,27 @@ def test_the_gold_answer_as_a_text_costs_what_its_probe_says(made: Made) -> None
         assert losses[example.id] == pytest.approx(probed[example.id], abs=1e-5)
 
 
-def test_two_ranks_share_the_gold_answers_evenly(made: Made) -> None:
+def unretained(config: Config) -> MixerConfig:
+    return config.mixer.model_copy(update={"retain": None})
+
+
+# Five are asked for, of 60.
+@pytest.mark.parametrize(("world_size", "limit", "each"), [(2, None, 3), (2, 5, 2), (12, None, 1), (60, None, 1)])
+def test_ranks_share_the_gold_answers_evenly(made: Made, world_size: int, limit: int | None, each: int) -> None:
     config, tokeniser, _ = made
-    drawn = [reference_sets(config, tokeniser, Ranks(rank, 2, CPU))["answer"] for rank in (0, 1)]
-    assert [one.num_examples for one in drawn] == [4, 4]
+    limited = config.evaluation.model_copy(update={"limit": limit})
+    config = config.model_copy(update={"evaluation": limited, "mixer": unretained(config)})
+    drawn = [reference_sets(config, tokeniser, Ranks(rank, world_size, CPU))["answer"] for rank in range(world_size)]
+    assert {one.num_examples for one in drawn} == {each * world_size}
     ids = [{record.id for records in one.draw(0).records for record in records} for one in drawn]
-    assert len(ids[0]) == len(ids[1]) == 2 and not ids[0] & ids[1]
+    assert [len(of_rank) for of_rank in ids] == [each] * world_size
+    assert len(set().union(*ids)) == each * world_size
+
+
+def test_too_few_gold_answers_for_the_ranks_are_none(made: Made) -> None:
+    config, tokeniser, _ = made
+    config = config.model_copy(update={"mixer": unretained(config)})
+    assert "answer" not in reference_sets(config, tokeniser, Ranks(0, 61, CPU))
 
 
 def test_retention_weighs_all_rationales_alike_and_must_fit_the_ranks(made: Made) -> None:

@@ -35,8 +35,8 @@ class ReferenceSet:
 def reference_sets(config: Config, tokeniser: Tokeniser, ranks: Ranks) -> dict[Reference, ReferenceSet]:
     """Those that the config asks for and the data can fill. Raises ConfigError and DataError."""
     found: dict[Reference, ReferenceSet] = {}
-    gold = GoldAnswers(config, tokeniser)
-    if size := gold.size(ranks.world_size):
+    gold = GoldAnswers(config, tokeniser, ranks.world_size)
+    if size := len(gold):
         found["answer"] = ReferenceSet(lambda step: gold.batches(ranks), size)
     if config.mixer.diagnose_every and size < config.mixer.probe_questions:
         _LOG.info(
@@ -52,23 +52,25 @@ def reference_sets(config: Config, tokeniser: Tokeniser, ranks: Ranks) -> dict[R
 
 
 class GoldAnswers:
-    """The first `mixer.probe_questions` held-out questions, each with its gold answer after the cue as its only text."""
+    """The first held-out questions, each with its gold answer after the cue as its only text: `mixer.probe_questions`, and as
+    many more as give every rank the same number. Where there are fewer, as many as do; none when some rank would have none.
+    """
 
-    def __init__(self, config: Config, tokeniser: Tokeniser) -> None:
+    def __init__(self, config: Config, tokeniser: Tokeniser, world_size: int) -> None:
         wanted = config.mixer.probe_questions if config.mixer.diagnose_every else 0
+        wanted += -wanted % world_size
         examples = held_out_examples(config)[:wanted] if wanted else []
         bare = [tokenise(replace(example, rationales=()), tokeniser, {}, [], []) for example in examples]
-        self._records = [record for record in map(as_gold, bare) if _length(record) <= config.tree.row_tokens]
+        fitting = [record for record in map(as_gold, bare) if _length(record) <= config.tree.row_tokens]
+        self._records = fitting[: len(fitting) - len(fitting) % world_size]
         self._tree = config.tree
 
-    def size(self, world_size: int) -> int:
-        """Questions that take part: 0 when there are not enough to give every rank one."""
-        return len(self._records) - len(self._records) % world_size
+    def __len__(self) -> int:
+        return len(self._records)
 
     def batches(self, ranks: Ranks) -> StepBatches:
         """This rank's micro-batches, the same at every call."""
-        records = self._records[: self.size(ranks.world_size)]
-        return StepBatches(records, [[0]] * len(records), self._tree, 0, ranks)
+        return StepBatches(self._records, [[0]] * len(self._records), self._tree, 0, ranks)
 
 
 def as_gold(record: Record) -> Record:

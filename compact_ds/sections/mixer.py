@@ -55,7 +55,8 @@ class MixerConfig(Section):
     """Measure what the teachers' gradients do to one another every so many steps, one extra pass a teacher and reference; 0
     never. At such a step each rank holds an fp32 shard of the gradient a teacher and reference, and one of the update."""
     probe_questions: int = Field(8, ge=0)
-    """Held-out questions whose gold-answer gradient the diagnostics compare the teachers with; 0 for none."""
+    """Held-out questions whose gold-answer gradient the diagnostics compare the teachers with; 0 for none. Every rank takes as
+    many: the number is rounded up to a multiple of the ranks, or down where there are too few questions."""
     retain: RetainConfig | None = None
     """A retention batch to measure against and, with `guard`, to protect."""
 
