@@ -106,7 +106,7 @@ class _Run:
             (self.folder / "environment.json").write_text(noted + "\n", encoding="utf-8")
         random_state.seed(config.seed)
         lm = load_lm(config, len(tokeniser.tokenizer))
-        self.lm_config = lm.config
+        self.lm_config = export.plain_config(lm, tokeniser.tokenizer, config.student)
         self.engine = Engine(
             Student(lm, config.tree.layout, config.tree.probes, config.kernels, data.method.ranks_targets),
             config,

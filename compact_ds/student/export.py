@@ -15,7 +15,22 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from compact_ds.sections import StudentConfig
+from compact_ds.student.end_tokens import end_tokens
 from compact_ds.student.load import with_adapters
+
+
+def plain_config(lm: Any, tokenizer: Any, student: StudentConfig) -> Any:
+    """The config of `plain_model`: the student's, with the special tokens that its texts were trained with.
+
+    A family's defaults are ids of another vocabulary. A pretrained student keeps its own ends of a text, and the one that the
+    tokenizer puts after a rationale is among them. transformers makes the generation config from these.
+    """
+    config = deepcopy(lm.config)
+    ends = [tokenizer.eos_token_id] if student.scratch is not None else end_tokens(lm, tokenizer)
+    config.eos_token_id = ends if len(ends) > 1 else next(iter(ends), None)
+    if student.scratch is not None:
+        config.bos_token_id, config.pad_token_id = tokenizer.bos_token_id, tokenizer.pad_token_id
+    return config
 
 
 def plain_model(lm_config: Any, state: dict[str, Tensor], student: StudentConfig) -> Any:
