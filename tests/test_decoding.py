@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -76,7 +77,8 @@ class Successor:
     WORDS = ("What The answer is 7 . 4 3 2 0", "does 5 plus times max make makes 0 1 6 8")
 
     def __init__(self, lm: Any) -> None:
-        self.config, self.device = lm.config, torch.device("cpu")
+        self.config, self.generation_config = lm.config, copy(lm.generation_config)
+        self.device = torch.device("cpu")
         self.num_rows: list[int] = []
         ids = [TOKENIZER(line)["input_ids"] for line in self.WORDS]
         self._after = {one: after for line in ids for one, after in pairwise(line)}
@@ -99,3 +101,13 @@ def test_an_answer_sentence_ends_a_text_as_soon_as_another_has_begun(lm: Any) ->
     assert decode(Successor(lm), TOKENIZER, asked, Decoding(8, stops_at_answer=False), KEYS[:2])[0] == [
         "The answer is 7 . 4 3 2"
     ]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_text_ends_where_the_model_ends_its_turn(lm: Any, listed: bool) -> None:
+    model = Successor(lm)
+    turn_end = TOKENIZER.convert_tokens_to_ids("4")
+    model.generation_config.eos_token_id = [TOKENIZER.eos_token_id, turn_end] if listed else turn_end
+    asked = [torch.tensor(TOKENIZER(text)["input_ids"]) for text in ("What", "7 does")]
+    found = decode(model, TOKENIZER, asked, Decoding(9, stops_at_answer=False), KEYS[:2])
+    assert found == [["The answer is 7 ."], ["5 plus times max make makes 0 1 6"]]

@@ -27,6 +27,7 @@ from compact_ds.data.generate_journal import Entry
 from compact_ds.data.generate_settings import Call, Teacher
 from compact_ds.errors import ConfigError
 from compact_ds.launcher.devices import uses_gpu
+from compact_ds.student.end_tokens import end_tokens
 
 
 def write_all(teacher: Teacher, calls: Sequence[Call], done: Callable[[Entry | Failure], None]) -> None:
@@ -90,7 +91,7 @@ def _batch(teacher: Teacher, tokenizer: Any, lm: Any, calls: Sequence[Call]) -> 
     )  # fmt: skip
     written = out[:, inputs["input_ids"].shape[1] :].tolist()
     seconds = (time.monotonic() - start) / len(calls)
-    ends = _ends(tokenizer, lm)
+    ends = end_tokens(lm, tokenizer)
     results: list[Entry | Failure] = []
     for call, tokens, asked in zip(calls, written, inputs["attention_mask"].sum(1).tolist(), strict=True):
         length = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
@@ -119,10 +120,3 @@ def _prompt(tokenizer: Any, system: str | None, prompt: str) -> str:
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-
-
-def _ends(tokenizer: Any, lm: Any) -> set[int]:
-    """Tokens at which a text ends: the model's own and the tokenizer's."""
-    own = lm.generation_config.eos_token_id
-    listed = own if isinstance(own, list) else [own]
-    return {token for token in (*listed, tokenizer.eos_token_id) if token is not None}

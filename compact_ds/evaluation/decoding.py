@@ -19,15 +19,16 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from compact_ds.data.answers import through_answer
+from compact_ds.student.end_tokens import end_tokens
 
 
 @dataclass(frozen=True)
 class Decoding:
     """How texts are written.
 
-    Temperature 0 is greedy; else `samples` texts a prompt are drawn from the whole distribution. A text ends with the
-    end-of-text token, with its first complete answer sentence (`stops_at_answer`), before the first of the `stop` strings,
-    or after `max_new_tokens`.
+    Temperature 0 is greedy; else `samples` texts a prompt are drawn from the whole distribution. A text ends with one
+    of `end_tokens`, with its first complete answer sentence (`stops_at_answer`), before the first of the `stop` strings, or
+    after `max_new_tokens`.
     """
 
     max_new_tokens: int
@@ -47,7 +48,8 @@ def decode(
     A sampled text depends on `decoding.seed`, its prompt's key and its number alone, up to rounding: not on its batch.
     """
     ids_RL, mask_RL = pad_left(prompts, tokenizer.pad_token_id)
-    texts = [_Text(tokenizer, decoding, key, sample) for key in keys for sample in range(decoding.samples)]
+    ends = frozenset(end_tokens(lm, tokenizer))
+    texts = [_Text(tokenizer, ends, decoding, key, sample) for key in keys for sample in range(decoding.samples)]
     cache = DynamicCache(config=lm.config)
     mask_AL = mask_RL.to(lm.device)
     positions = (mask_AL.cumsum(1) - 1).clamp(min=0)
@@ -85,8 +87,8 @@ def pad_left(sequences: Sequence[Tensor], value: int) -> tuple[Tensor, Tensor]:
 class _Text:
     """One text while it is written."""
 
-    def __init__(self, tokenizer: Any, decoding: Decoding, key: int, sample: int) -> None:
-        self._tokenizer, self._decoding = tokenizer, decoding
+    def __init__(self, tokenizer: Any, ends: frozenset[int], decoding: Decoding, key: int, sample: int) -> None:
+        self._tokenizer, self._ends, self._decoding = tokenizer, ends, decoding
         self._draw = np.random.default_rng([decoding.seed, key, sample])
         self._ids: list[int] = []
         self._end: str | None = None
@@ -97,7 +99,7 @@ class _Text:
 
     def add(self, token: int) -> bool:
         """Append a token; False when the text is complete."""
-        if token == self._tokenizer.eos_token_id:
+        if token in self._ends:
             return False
         self._ids.append(token)
         if self._decoding.stops_at_answer or self._decoding.stop:

@@ -106,7 +106,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def generate(lm: Any, tokeniser: Tokeniser, examples: Sequence[Example], decoding: Decoding) -> list[list[str]]:
     """The student's texts for each question, `decoding.samples` of them, written as one batch.
 
-    What a model's folder says about generation (penalties, beams) does not count: the trained student would not have it.
+    What a model's folder says about generation (penalties, beams) does not count, since the trained student would not have it,
+    but for the tokens that end a text, which it keeps.
     """
     prompts = [torch.from_numpy(tokeniser.prompt(example.question)).long() for example in examples]
     keys = [zlib.crc32(example.id.encode()) for example in examples]
