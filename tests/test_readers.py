@@ -124,6 +124,7 @@ BROKEN_LINES: list[tuple[object, str, str]] = [
     (row(answer=""), "empty 'answer'", "not blank"),
     (row(answer="\ud800"), "surrogate", "Unicode"),
     ({"id": "x", "question": "q"}, "no field 'answer'", "data.fields.answer="),
+    ({"id": "x", "problem": "q"}, "no field 'question'", "convert the source first (compact-ds data import)"),
     (row(rationales={"ann": "a"}), "'rationales'", "list of objects"),
     (row(rationales=["a"]), "'rationales': 'a' (str)", "object with teacher"),
     (row(rationales=[{"text": "a"}]), "no field 'teacher'", "data.fields.teacher="),

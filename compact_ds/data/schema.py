@@ -66,7 +66,8 @@ class FieldMap:
         name = self._names[field]
         if name not in row:
             found = f"no field {name!r} among {', '.join(map(str, row)) or 'none'}"
-            remedy = f"add it or map it: data.fields.{field}=THEIR_NAME"
+            given = f"data.fields.{field}=THEIR_NAME"
+            remedy = f"add it, convert the source first (compact-ds data import), or where settings are given map it: {given}"
             raise DataError(where, found, f"the schema's field {field!r}", remedy)
         value = row[name]
         if not isinstance(value, str):
