@@ -113,6 +113,10 @@ def test_final_answer(text: str, answer: str | None) -> None:
         (r"2 \sqrt{3}", r"2\sqrt{3}"),
         ("\u2212x", "-x"),
         ("50", r"50\%"),
+        (r"\frac{7}{2}", "3.5"),
+        ("0.75", r"\dfrac34"),
+        (r"-7\frac{1}{2}", "-7.5"),
+        (r"\sqrt{4} = 2", "2"),
     ],
 )
 def test_same(found: str, gold: str) -> None:
@@ -160,6 +164,13 @@ def test_same(found: str, gold: str) -> None:
         ("\u22125 m", "5 m"),
         (".5 m", "5 m"),
         ("√3 m", "3 m"),
+        (r"\frac{7}{2}", "7"),
+        (r"7\frac{1}{2}", "7"),
+        (r"2\sqrt{3}", "2"),
+        (r"\sqrt[3]{2}", "2"),
+        ("\u221a2", "2"),
+        (r"2\pi", "2"),
+        ("2 \u03c0", "2"),
     ],
 )
 def test_different(found: str | None, gold: str) -> None:

@@ -40,6 +40,10 @@ _NUMBER = re.compile(
 # A student that repeats one digit for ever writes no number; Python refuses to convert 4,300 digits and more.
 _LONGEST_NUMBER = 1000
 _CALCULATION = re.compile(r"\s*(?:[-\u2212\u2013+*/\u00d7÷^x]\s*[$(]?\d)")
+_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{(\d+)\}|(\d))\s*(?:\{(\d+)\}|(\d))")
+# A number that is a factor of something else: 2\sqrt{3}, 2π, √2.
+_ROOT_BEFORE = re.compile(r"(?:\u221a|\\sqrt\s*(?:\[\d+\])?\s*\{?)\s*\Z")
+_FACTOR_AFTER = re.compile(r"\s*(?:\\(?:sqrt|pi|cdot|times|div)(?![A-Za-z])|[\u221a\u03c0])")
 _GOLD_AROUND_NUMBER = re.compile(r"[\s$€£%.°]*")
 _CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+)?(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?=\Z|[).:,;]))", re.IGNORECASE
@@ -173,6 +177,7 @@ def _result(text: str) -> str:
 
 def _whole_number(text: str) -> Fraction | None:
     """The number that `text` is, with nothing but money, percent and a full stop around it."""
+    text = _FRACTION.sub(_slashed, text)
     match = _NUMBER.search(text)
     if match is None or not _GOLD_AROUND_NUMBER.fullmatch(text[: match.start()] + text[match.end() :]):
         return None
@@ -180,11 +185,17 @@ def _whole_number(text: str) -> Fraction | None:
 
 
 def _first_number(text: str) -> Fraction | None:
-    """The first number in `text` unless it opens a calculation whose result is not said."""
-    match = _NUMBER.search(_result(text))
-    if match is None or _CALCULATION.match(match.string, match.end()):
+    """The first number in `text` unless it opens a calculation whose result is not said, or is part of an expression."""
+    result = _FRACTION.sub(_slashed, _result(text))
+    match = _NUMBER.search(result)
+    if match is None or any(one.match(result, match.end()) for one in (_CALCULATION, _FACTOR_AFTER)):
         return None
-    return _value(match)
+    return None if _ROOT_BEFORE.search(result[: match.start()]) else _value(match)
+
+
+def _slashed(fraction: re.Match[str]) -> str:
+    above, below = (group for group in fraction.groups() if group is not None)
+    return f" {above}/{below}"
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
