@@ -124,9 +124,9 @@ def _published(whole: Manifest, work: Path, folder: Path, keep: tuple[int, int])
     try:
         flush(manifest.write(whole, work))
         folders.publish(work, folder, whole.about.step)
-        folders.prune(folder, whole.about.step, *keep)
     except OSError as error:
         return error
+    folders.prune(folder, whole.about.step, *keep)
     return None
 
 

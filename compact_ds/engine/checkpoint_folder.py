@@ -12,7 +12,10 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from compact_ds.engine import manifest
@@ -76,11 +79,12 @@ def newest_whole(folder: Path, ranks: Ranks, trust: bool) -> Found | None:
 
 
 def clear(folder: Path) -> None:
-    """Delete what earlier runs left unfinished."""
-    if folder.is_dir():
-        for path in folder.iterdir():
+    """Delete what earlier runs left unfinished. What cannot be deleted is told once, and left."""
+    with _told(folder):
+        for path in folder.iterdir() if folder.is_dir() else []:
             if path.name.endswith((UNFINISHED, REMOVED)) or path.name == CONVERTED:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                with _told(path):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def publish(work: Path, folder: Path, step: int) -> None:
@@ -98,12 +102,17 @@ def publish(work: Path, folder: Path, step: int) -> None:
 
 
 def prune(folder: Path, newest: int, keep: int, keep_every: int) -> None:
-    """Delete what the policy does not keep, and what lies after `newest`: a past that this run did not go on from."""
-    there = steps(folder)
-    kept = kept_steps([step for step in there if step <= newest], keep, keep_every)
-    for step in there:
-        if step not in kept:
-            remove(folder / f"step-{step}")
+    """Delete what the policy does not keep, and what lies after `newest`: a past that this run did not go on from.
+
+    What cannot be deleted is told once, and left: the newest is whole without that.
+    """
+    with _told(folder):
+        there = steps(folder)
+        kept = kept_steps([step for step in there if step <= newest], keep, keep_every)
+        for step in there:
+            if step not in kept:
+                with _told(folder / f"step-{step}"):
+                    remove(folder / f"step-{step}")
 
 
 def kept_steps(there: list[int], keep: int, keep_every: int) -> set[int]:
@@ -118,7 +127,8 @@ def remove(path: Path) -> None:
         doomed = path.with_name(path.name + REMOVED)
         shutil.rmtree(doomed, ignore_errors=True)
         os.rename(path, doomed)
-        shutil.rmtree(doomed)
+        with _told(doomed):
+            shutil.rmtree(doomed)
 
 
 def warn_of_strangers(run_dir: Path) -> None:
@@ -152,6 +162,20 @@ def _code_in(file: Path) -> str | None:
     except (ValueError, RuntimeError):
         return f"{file.name}: not a file that torch wrote"
     return f"{file.name}: would run {', '.join(names[:3])} when read" if names else None
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """A warning in place of an error while something is deleted: a network disk keeps a name for a file that is still open."""
+    try:
+        yield
+    except OSError as error:
+        _tell(path, error.strerror or str(error))
+
+
+@cache  # every save tries again
+def _tell(path: Path, why: str) -> None:
+    _LOG.warning("%s could not be deleted: %s; it may take room until you delete it", path, why)
 
 
 def _name_leftovers(folder: Path, whole: list[int]) -> None:
