@@ -75,15 +75,14 @@ def load(engine: Engine, ranks: Ranks, found: Found, trust: bool) -> dict[str, A
     if universal:
         _check_frozen(engine, ranks, found)
     source = convert(found.folder, ranks, trust) if universal else found.folder
+    state = _state(found, ranks, trust)
     try:
         with reading(trust):
-            state: dict[str, Any] = torch.load(found.folder / STATE, map_location="cpu")
             path, _ = engine.deepspeed.load_checkpoint(str(source.parent), tag=source.name)
         restore(state["random"], ranks.rank, ranks.device)
     except Exception as error:
-        # Whatever a file that agrees with its manifest may hold: DeepSpeed and torch raise all kinds of errors over it.
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
-        raise UserError(str(found.folder), reason, "a checkpoint of this run", "take another one") from None
+        # DeepSpeed's ranks wait for one another as they load: to tell the others could wait for ever.
+        raise _refusal(found, _reason(error)) from None
     if path is None:
         raise UserError(str(found.folder), "nothing to load", "a checkpoint", "take another one")
     _part_step_counts(engine.deepspeed.optimizer)
@@ -93,6 +92,28 @@ def load(engine: Engine, ranks: Ranks, found: Found, trust: bool) -> dict[str, A
     if universal and ranks.is_first:
         shutil.rmtree(found.folder.parent / CONVERTED, ignore_errors=True)
     return state
+
+
+def _state(found: Found, ranks: Ranks, trust: bool) -> dict[str, Any]:
+    """What `save` was given, read by every rank. Raises UserError on all of them when one cannot."""
+    state, wrong = {}, None
+    try:
+        with reading(trust):
+            state = torch.load(found.folder / STATE, map_location="cpu")
+    except Exception as error:
+        wrong = _reason(error)
+    if said := next(filter(None, ranks.gather(wrong)), None):
+        raise _refusal(found, said)
+    return state
+
+
+def _reason(error: Exception) -> str:
+    """Whatever a file that agrees with its manifest may hold: DeepSpeed and torch raise all kinds of errors over it."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
+
+
+def _refusal(found: Found, reason: str) -> UserError:
+    return UserError(str(found.folder), reason, "a checkpoint of this run", "take another one")
 
 
 def _prepared(work: Path) -> OSError | None:

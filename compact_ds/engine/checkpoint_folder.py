@@ -140,11 +140,15 @@ def warn_of_strangers(run_dir: Path) -> None:
 
 def _examine(path: Path, ranks: Ranks) -> tuple[Manifest | None, str]:
     """The manifest, if it can be read, and what is wrong with the checkpoint, the same on all ranks."""
+    found, refused = None, None
     try:
         found = manifest.read(path)
     except UserError as error:
-        # The first rank's word counts: on a shared folder all see the same.
-        return None, ranks.gather(f"{Path(error.where).name}: {error.value}")[0]
+        refused = f"{Path(error.where).name}: {error.value}"
+    # One rank's disk may fail it alone: all must go the same way from here.
+    if said := next(filter(None, ranks.gather(refused)), None):
+        return None, said
+    assert found is not None
     wrong = manifest.strangers(found, path) if ranks.is_first else []
     if not ranks.gather(wrong)[0]:
         mine = list(found.files)[ranks.rank :: ranks.world_size]
@@ -161,6 +165,8 @@ def _code_in(file: Path) -> str | None:
         names = strange_names(file)
     except (ValueError, RuntimeError):
         return f"{file.name}: not a file that torch wrote"
+    except OSError as error:
+        return f"{file.name}: {error.strerror}"
     return f"{file.name}: would run {', '.join(names[:3])} when read" if names else None
 
 
