@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from processes import start
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from compact_ds.config import load
+from compact_ds.engine import trained_state
 from compact_ds.engine.trained_state import mean
 from compact_ds.errors import ConfigError
 
@@ -42,6 +46,32 @@ def test_the_mean_of_copies() -> None:
         {"a": torch.tensor([2.0, -4.0]), "b": torch.tensor(3)},
     ]
     assert {name: tensor.tolist() for name, tensor in mean(copies).items()} == {"a": [1.5, 0.0], "b": 2}
+
+
+class _Doubles(TorchDispatchMode):
+    """The most elements of float64 that one operation has made."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found.dtype == torch.float64:
+            self.most = max(self.most, found.numel())
+        return found
+
+
+def test_the_mean_of_long_tensors_is_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trained_state, "_BLOCK", 1000)
+    draw = torch.Generator().manual_seed(0)
+    flat = [torch.randn(2500, generator=draw) for _ in range(3)]
+    turned = [torch.randn(30, 50, generator=draw).bfloat16().T for _ in range(3)]
+    with _Doubles() as doubles:
+        found = mean([{"flat": a, "turned": b} for a, b in zip(flat, turned, strict=True)])
+    assert 0 < doubles.most <= 1000
+    for name, tensors in (("flat", flat), ("turned", turned)):
+        exact = [sum(Fraction(float(x)) for x in of) / 3 for of in zip(*(t.reshape(-1) for t in tensors), strict=True)]
+        expected = torch.tensor([float(x) for x in exact], dtype=torch.float64).to(tensors[0].dtype)
+        assert torch.equal(found[name], expected.view(tensors[0].shape))
 
 
 @pytest.mark.parametrize("key", ["checkpoint_every=10", "evaluation.every=10"])

@@ -13,6 +13,9 @@ from torch import Tensor
 
 _MASTERS = ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition")
 
+_BLOCK = 1 << 20
+"""Elements of which a mean is taken at once."""
+
 Copy = dict[str, Tensor]
 """A copy of the state by name, on the device of each tensor."""
 
@@ -61,8 +64,17 @@ class TrainedState:
 
 @torch.no_grad()
 def mean(copies: Sequence[Copy]) -> Copy:
-    """The mean of several copies, tensor by tensor, in the type of each."""
-    return {
-        name: torch.stack([copy[name].double() for copy in copies]).mean(0).to(tensor.dtype)
-        for name, tensor in copies[0].items()
-    }
+    """The mean of several copies, tensor by tensor, in the type of each; sums are taken in float64, a block at a time."""
+    return {name: _mean([copy[name] for copy in copies]) for name in copies[0]}
+
+
+def _mean(tensors: Sequence[Tensor]) -> Tensor:
+    # A flat master is as long as the whole shard: in float64 it would weigh twice what it does, for every copy.
+    found = torch.empty_like(tensors[0], memory_format=torch.contiguous_format)
+    blocks = [tensor.reshape(-1).split(_BLOCK) for tensor in (found, *tensors)]
+    for out, first, *others in zip(*blocks, strict=True):
+        total = first.double()
+        for block in others:
+            total += block
+        out.copy_(total.div_(len(tensors)))
+    return found
