@@ -2,8 +2,9 @@
 
 Owns what DeepSpeed keeps where. Three moments decide: the backward pass of the largest micro-batch, the optimizer's step and, on
 several CPU ranks under ZeRO-3, the first layers of the forward pass, by which all that ZeRO-3 may gather ahead is under way.
-Where gradients are held as shards there are two more: a further pass, and the mix. The parts are those of the moment that needs
-most. Activations are `plan_activations`', sizes `plan_shape`'s, the number of gradients `plan_mixing`'s.
+Where gradients are held as shards there are two more: a further pass, and the mix; where branches merge one more. The parts are
+those of the moment that needs most. Activations are `plan_activations`', sizes `plan_shape`'s, the number of gradients
+`plan_mixing`'s.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def memory(config: Config, shape: Shape, work: Workload, world_size: int, on_gpu
     shard = 0 if zero.offloads_optimizer else state.gradient_shard
     resting = {
         "parameters": state.parameters, "optimizer": state.optimizer, "buckets": state.resting_buckets,
-        "gradient shards": kept.between * shard,
+        "gradient shards": kept.between * shard, "branches": work.branches * state.copy,
     }  # fmt: skip
     with_gloo = world_size > 1 and not on_gpu
     update = {"gradients": state.gradients_at_update, "update": state.update(on_gpu)}
@@ -102,6 +103,9 @@ def memory(config: Config, shape: Shape, work: Workload, world_size: int, on_gpu
         # The last bucket of gradients may be its threads' still: so says the size of what was measured (docs/planning.md).
         update["buckets"] = zero.reduce_bucket * bytes_each
     moments = [("update", resting | update)]
+    if work.branches:
+        # A copy more than rests: their mean, and before it a branch's new copy beside the one before.
+        moments.append(("merge", resting | {"branches": (work.branches + 1) * state.copy}))
     for moment, parts in _pass(config, state, work.micro_batches, on_gpu):
         moments.append((moment, resting | parts))
     if kept.most:
@@ -115,6 +119,8 @@ def memory(config: Config, shape: Shape, work: Workload, world_size: int, on_gpu
         moving = sum(size for name, size in parts.items() if name not in ("parameters", "optimizer"))
         parts = parts | {"fragmentation": int(FRAGMENTATION * moving), "context": CONTEXT_BYTES}
     host = state.host + (kept.most * state.gradient_shard if zero.offloads_optimizer else 0)
+    if work.branches:
+        host += (work.branches + 1) * state.host_copy
     return Memory({name: int(size) for name, size in parts.items() if size}, moment, host)
 
 
@@ -189,6 +195,19 @@ class _States:
         """Offloaded: moments, fp32 parameters and gradients; parameters."""
         found = 16 * self.shard if self.zero.offloads_optimizer else 0
         return found + (self.shape.total * self.b // self.world if self.zero.offloads_parameters else 0)
+
+    @property
+    def copy(self) -> int:
+        """What `engine.trained_state` copies: trained parameters, a shard of each at stage 3, and all that is `optimizer`'s."""
+        shared_out = self.zero.stage == 3
+        own = 0 if self.zero.offloads_parameters else self.b * (self.shard if shared_out else self.shape.trained)
+        return own + self.optimizer
+
+    @property
+    def host_copy(self) -> int:
+        """And what it copies there of what is offloaded; gradients are no part of it."""
+        own = self.b * self.shard if self.zero.offloads_parameters else 0
+        return own + (12 * self.shard if self.zero.offloads_optimizer else 0)
 
     @property
     def head_gradient(self) -> int:

@@ -62,13 +62,15 @@ class Workload:
     """A rank's step: the micro-batches of its first pass, and the tokens of all ranks that train, for cost per token.
 
     `alone` has those of a pass over each teacher (or group) alone, without probes, and `retention` those of a pass over a
-    retention batch, of questions as long as the others: what `plan_mixing` may want of a step beside the first.
+    retention batch, of questions as long as the others: what `plan_mixing` may want of a step beside the first. `branches` is how
+    many `method: mot` has, whose state it keeps for each.
     """
 
     micro_batches: tuple[MicroBatch, ...]
     global_tokens: int
     alone: tuple[tuple[MicroBatch, ...], ...] = ()
     retention: tuple[MicroBatch, ...] = ()
+    branches: int = 0
 
     @property
     def largest(self) -> MicroBatch:
@@ -97,6 +99,7 @@ def workload(config: Config, lengths: Lengths, world_size: int, rows: int | None
         batch * lengths.teachers * lengths.rationale,
         tuple(_micro_batches(tree, replace(lengths, teachers=n), own, 0) for n in _groups(config, lengths.teachers)),
         _micro_batches(tree, lengths, kept, 0) if kept else (),
+        lengths.teachers if config.method == "mot" else 0,
     )
 
 

@@ -65,7 +65,7 @@ def test_the_mean_of_long_tensors_is_taken_in_pieces(monkeypatch: pytest.MonkeyP
     draw = torch.Generator().manual_seed(0)
     flat = [torch.randn(2500, generator=draw) for _ in range(3)]
     turned = [torch.randn(30, 50, generator=draw).bfloat16().T for _ in range(3)]
-    with _Doubles() as doubles:
+    with _Doubles() as doubles:  # type: ignore[no-untyped-call]
         found = mean([{"flat": a, "turned": b} for a, b in zip(flat, turned, strict=True)])
     assert 0 < doubles.most <= 1000
     for name, tensors in (("flat", flat), ("turned", turned)):

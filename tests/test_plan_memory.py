@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from compact_ds.engine.ranks import Ranks
 from compact_ds.launcher.plan_activations import activations
 from compact_ds.launcher.plan_memory import memory
 from compact_ds.launcher.plan_shape import shape
-from compact_ds.launcher.plan_workload import MicroBatch, Workload
+from compact_ds.launcher.plan_workload import Lengths, MicroBatch, Workload, workload
 from compact_ds.optimizer_step.training_set import TrainingSet
 from compact_ds.sections import Config
 from compact_ds.student.load import load_lm, load_tokenizer
@@ -54,6 +55,41 @@ def test_what_stays_is_the_zero_papers(tmp_path: Path, stage: int, precision: st
     assert found.moment == "backward"
     # Shares are rounded up to whole elements.
     assert kept == pytest.approx(expected * student.total, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "copy", "merges"),
+    [
+        # Parameters, fp32 parameters of DeepSpeed's own and both moments of AdamW; on 4 ranks, in bytes of a parameter.
+        (0, "fp32", 4 + 8, True),
+        (1, "fp32", 4 + 12 / 4, True),
+        # Where more than a copy passes through, another moment decides; the branches rest beside it.
+        (2, "bf16", 2 + 12 / 4, False),
+        (3, "bf16", 2 / 4 + 12 / 4, False),
+    ],
+)
+def test_every_branch_keeps_a_copy_of_what_an_update_changes(
+    tmp_path: Path, stage: int, precision: str, copy: float, merges: bool
+) -> None:
+    own = [f"engine.zero_stage={stage}", f"engine.precision={precision}"]
+    branched, plain = config_of(tmp_path, *own, "method=mot"), config_of(tmp_path, *own, "method=uniform")
+    student, lengths = shape(branched, 1000), Lengths(teachers=3, question=14, rationale=26)
+    assert [workload(one, lengths, 4).branches for one in (branched, plain)] == [3, 0]
+    found = memory(branched, student, replace(TINY, branches=3), 4, on_gpu=False)
+    assert (found.moment == "merge") == merges
+    # The mean is one more.
+    assert found.parts["branches"] == pytest.approx((3 + merges) * copy * student.total, rel=1e-3)
+    assert "branches" not in memory(plain, student, TINY, 4, on_gpu=False).parts
+
+
+def test_branches_of_what_is_offloaded_are_the_hosts(tmp_path: Path) -> None:
+    offloaded = {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+    config = config_of(tmp_path, "engine.zero_stage=3", "method=mot", **offloaded)
+    student = shape(config, 1000)
+    found = memory(config, student, workload(config, Lengths(3, 14, 26), 2), 2, on_gpu=True)
+    assert "branches" not in found.parts
+    # Moments, fp32 parameters and gradients, and parameters; three branches and their mean have all but the gradients.
+    assert found.host == pytest.approx((16 + 4 + 4 * (12 + 4)) * student.total / 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
