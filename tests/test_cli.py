@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from compact_ds import __version__, cli
+from compact_ds.cli.evaluate import _words as words_for_ranks
 from compact_ds.cli.examples import EXAMPLES
+from compact_ds.config import load
 from compact_ds.errors import UserError
 from compact_ds.launcher.arguments import take_late_overrides
 
@@ -58,6 +60,8 @@ def test_help_is_fast_since_nothing_heavy_is_imported() -> None:
         ),
         (["compare", "arithmetic", "--methods", "compat"], "--methods: found compat; expected methods"),
         (["compare", "arithmetic", "--seeds", "0"], "--seeds: found 0; expected 1 or more"),
+        (["eval", "m", "--data", "f", "--seed", "-1"], "argument --seed: '-1' is not a whole number from 0 on"),
+        (["analyze", "a", "b", "--data", "f", "--seed", "-1"], "argument --seed: '-1' is not a whole number from 0 on"),
         (["data", "stats", "missing.jsonl"], "missing.jsonl: found no such file"),
         (["data", "stats", "task:arithmetick"], "arithmetick"),
     ],
@@ -179,6 +183,9 @@ def test_help_has_examples_that_parse_and_fits_80_columns(
         assert words[: len(parser.prog.split())] == parser.prog.split()
         arguments, rest = cli._parser().parse_known_args(words[1:])
         assert take_late_overrides(arguments, rest) == []
+        config = getattr(arguments, "config", None)
+        if config is not None and not str(config).endswith((".yaml", ".yml")):
+            load(config, list(getattr(arguments, "overrides", ())))
     assert parser.epilog and all(line in parser.epilog for line in EXAMPLES[parser.prog])
 
 
@@ -215,3 +222,24 @@ def test_quiet_has_no_bars_and_no_remarks() -> None:
     assert "verify: " in loud.stderr and quiet.stderr == ""
     assert quiet.stdout == loud.stdout != ""
     assert _run("launch", "arithmetic", "--nprocs", "2", "--dry-run", "--quiet").stdout.rstrip().endswith("--quiet")
+
+
+def test_ranks_of_eval_are_told_what_it_was_told() -> None:
+    told = [
+        "eval",
+        "m",
+        "--data",
+        "f",
+        "--stop=---",
+        "--stop=\n",
+        "--samples",
+        "2",
+        "--temperature",
+        "0.5",
+        "--nprocs",
+        "2",
+    ]
+    asked = cli._parser().parse_args(told)
+    again = cli._parser().parse_args(["eval", *words_for_ranks(asked)])
+    assert vars(again) == vars(asked) | {"nprocs": again.nprocs}
+    assert again.stop == ["---", "\n"]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from compact_ds.cli.arguments import add_json, positive
+from compact_ds.cli.arguments import add_json, count, positive
 
 
 def add_analyze(commands: Any) -> None:
@@ -31,7 +31,7 @@ def add_analyze(commands: Any) -> None:
     analyze.add_argument("--top", type=positive, default=10, metavar="K", help="leading directions (default: 10)")
     analyze.add_argument("--layer", type=int, metavar="L", help="whose states are drawn (default: the middle one)")
     analyze.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of both models (default: fp32)")
-    analyze.add_argument("--seed", type=int, default=0, metavar="S", help="of the tokens drawn (default: 0)")
+    analyze.add_argument("--seed", type=count, default=0, metavar="S", help="of the tokens drawn (default: 0)")
     add_json(analyze)
     analyze.set_defaults(run=_analyze)
 

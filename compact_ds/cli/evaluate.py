@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from compact_ds.cli.arguments import add_json, names, not_negative, positive, print_figures
+from compact_ds.cli.arguments import add_json, count, names, not_negative, positive, print_figures
 from compact_ds.errors import UserError
 
 _FOR_THE_HARNESS = ("model", "lm_eval", "lm_eval_include", "limit", "batch_size", "json", "run")
@@ -53,7 +53,7 @@ def _add_decoding(evaluate: argparse.ArgumentParser) -> None:
         "--samples", type=positive, default=1, metavar="N", help="texts of each question (default: 1)"
     )
     evaluate.add_argument("--temperature", type=not_negative, default=0.0, metavar="T", help="0 is greedy (default)")
-    evaluate.add_argument("--seed", type=int, default=0, metavar="S", help="of the samples (default: 0)")
+    evaluate.add_argument("--seed", type=count, default=0, metavar="S", help="of the samples (default: 0)")
     evaluate.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end a text before this; may be repeated"
     )
@@ -119,6 +119,6 @@ def _words(arguments: argparse.Namespace) -> list[str]:
         if value is True:
             words.append(option)
         else:
-            for one in value if isinstance(value, list) else [value]:
-                words += [option, str(one)]
+            # In one word: a value may begin like an option.
+            words += [f"{option}={one}" for one in (value if isinstance(value, list) else [value])]
     return words

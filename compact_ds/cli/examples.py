@@ -47,7 +47,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "compact-ds kernels check": ("compact-ds kernels check --targets sm_90",),
     "compact-ds bench kernels": ("compact-ds bench kernels --quick --no-plot",),
     "compact-ds bench step": ("compact-ds bench step arithmetic",),
-    "compact-ds plan": ("compact-ds plan llama_8b --world-size 8 --gpu h100 --fit fits.yaml",),
+    "compact-ds plan": (
+        "compact-ds plan llama_8b_8gpu data.train=mine.jsonl --world-size 8 --gpu h100 --fit fits.yaml",
+    ),
     "compact-ds sweep": ("compact-ds sweep grid.yaml --output runs/sweep",),
     "compact-ds completion": ('eval "$(compact-ds completion bash)"',),
 }

@@ -88,7 +88,7 @@ def perplexity(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _windows(tokeniser: Tokeniser, texts: Sequence[str]) -> list[tuple[int, list[int], int]]:
-    """(text, ids with the start token, bytes) of each window that has a token to foretell."""
+    """(text, ids with the start token, bytes of what is foretold) of each window that has a token to foretell."""
     tokenizer = tokeniser.tokenizer
     first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     found = []
@@ -98,7 +98,9 @@ def _windows(tokeniser: Tokeniser, texts: Sequence[str]) -> list[tuple[int, list
         for start in range(0, len(ids), WINDOW):
             end = min(start + WINDOW, len(ids))
             last = offsets[end][0] if end < len(ids) else len(text)
-            size = len(text[offsets[start][0] : last].encode())
-            if len(first) + end - start > 1:
+            # Without a start token nothing foretells the first, and its bytes cost no nats.
+            foretold = offsets[start:end] if first else offsets[start + 1 : end]
+            if foretold:
+                size = len(text[foretold[0][0] : last].encode())
                 found.append((number, [*first, *ids[start:end]], size))
     return found

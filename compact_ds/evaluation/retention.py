@@ -5,6 +5,7 @@ Owns which measure a file asks for and the names of the figures. The same in tra
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def drops(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping
 
 def _kept(name: str, file: str, limit: int | None, split: str) -> Kept:
     path = Path(file).expanduser()
-    if path.suffix == ".txt" or (path.is_file() and '"text"' in _first_line(path)[:20]):
+    if path.suffix == ".txt" or (path.is_file() and _holds_texts(path)):
         return Kept(name, (), tuple(_pieces(texts_of(path))[:limit]))
     data = DataConfig(train=file, eval_split=split)
     questions = tuple(read(file, data, 0, limit=limit, is_held_out=True))
@@ -93,9 +94,14 @@ def _kept(name: str, file: str, limit: int | None, split: str) -> Kept:
     return Kept(name, questions, ())
 
 
-def _first_line(path: Path) -> str:
+def _holds_texts(path: Path) -> bool:
+    """Whether the first line of a file is a text and no question; what can not be read is for the reader to name."""
     with path.open(encoding="utf-8", errors="replace") as stream:
-        return stream.readline()
+        try:
+            first = json.loads(stream.readline())
+        except ValueError:
+            return False
+    return isinstance(first, dict) and "text" in first and "question" not in first
 
 
 def _pieces(texts: Sequence[str]) -> list[str]:
