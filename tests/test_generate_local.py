@@ -36,6 +36,19 @@ def test_a_folder_is_a_teacher_whose_texts_do_not_depend_on_the_batch(job: Job, 
     assert texts(run_with(job, local | {"seed": 4, "temperature": 2.0})) != together
 
 
+def test_a_teachers_template_tells_one_date_on_every_day(job: Job, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "model"
+    small_model(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    # Three words on the day, one on any other and without one.
+    tokenizer.chat_template = "How{% if date_string == '26 Jul 2024' %} much is{% endif %}"
+    tokenizer.save_pretrained(folder)
+    options = job(None, {"base_url": None, "model": str(folder), "max_tokens": 6})
+    assert run(options)["teachers"]["t0"]["input_tokens"] == 3 * 4
+
+
 def run_with(job: Job, teacher: dict[str, Any]) -> Path:
     options = job(None, teacher)
     run(options)

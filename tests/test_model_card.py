@@ -116,5 +116,7 @@ def test_its_code_is_python_and_asks_as_training_did(tmp_path: Path, templated: 
     (code,) = re.findall(r"```python\n(.*?)```", card(tmp_path, templated=templated).text, re.S)
     compile(code, "card", "exec")
     assert ("apply_chat_template" in code) == templated
+    # Templates that tell the date told this one (data.chat_prompt).
+    assert ("date_string" in code and "26 Jul 2024" in code) == templated
     # A template brings its own special tokens (tree.tokenise).
     assert ("add_special_tokens=False" in code) == templated

@@ -110,6 +110,14 @@ def test_a_templated_prompt_is_what_the_template_gives(adds_bos: bool) -> None:
     assert tokenizer.decode(ids) == "<s>user\nHow many €?</s>\n<s>assistant\n"
 
 
+def test_a_template_that_tells_the_date_tells_one_date_on_every_day() -> None:
+    # As Llama 3.2 Instruct has it.
+    clock = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    tokenizer = byte_tokenizer(f"{clock}Today Date: {{{{ date_string }}}}\n{TEMPLATE}")
+    found = Tokeniser(tokenizer, CUE).prompt_text("How many?")
+    assert found == "Today Date: 26 Jul 2024\n<s>user\nHow many?</s>\n<s>assistant\n"
+
+
 def test_the_prompt_of_a_chat_model(smollm2: Tokeniser) -> None:
     for question in ("What is 3 + 4?", "¿Cuántos?\n\n  indented", ""):
         message = [{"role": "user", "content": question}]

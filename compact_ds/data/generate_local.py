@@ -22,6 +22,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from compact_ds.data.chat_prompt import chat_prompt
 from compact_ds.data.generate_calls import Failure
 from compact_ds.data.generate_journal import Entry
 from compact_ds.data.generate_settings import Call, Teacher
@@ -119,4 +120,4 @@ def _prompt(tokenizer: Any, system: str | None, prompt: str) -> str:
         return f"{system}\n\n{prompt}\n" if system else f"{prompt}\n"
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    return chat_prompt(tokenizer, messages)

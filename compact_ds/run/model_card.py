@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from compact_ds import __version__
+from compact_ds.data.chat_prompt import DATE_STRING
 from compact_ds.data.readers import held_out
 from compact_ds.sections import Config
 
@@ -39,9 +40,11 @@ output = model.generate(**inputs, max_new_tokens={tokens}, do_sample=False)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 """
 _PLAIN = 'prompt = question + "\\n"'
-_CHAT = """\
-message = [{"role": "user", "content": question}]
-prompt = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)"""
+_CHAT = f"""\
+message = [{{"role": "user", "content": question}}]
+# Some templates write the day; this is the one that training wrote.
+day = {{"date_string": "{DATE_STRING}"}}
+prompt = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, **day)"""
 
 
 def write(

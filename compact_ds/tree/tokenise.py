@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compact_ds.data.chat_prompt import chat_prompt
 from compact_ds.data.records import Example, Rationale
 from compact_ds.errors import DataError
 
@@ -68,8 +69,7 @@ class Tokeniser:
         """The question as the student sees it, in the chat template when there is one."""
         if self.tokenizer.chat_template is None:
             return question + "\n"
-        message = [{"role": "user", "content": question}]
-        return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+        return chat_prompt(self.tokenizer, [{"role": "user", "content": question}])
 
     def prompt(self, question: str) -> Ints:
         """Ids of the question; the template brings its own special tokens, plain text gets the tokenizer's."""
