@@ -1,7 +1,7 @@
 """A conversation in the words of a tokenizer's chat template, the same on every day.
 
-Owns the one call of the template. Llama 3.2's writes today's date unless it is given one: a cache of tokens, a training run and an
-evaluation of another day would then ask in other words.
+Owns the one call of the template. Llama 3.2's writes today's date unless it is given one: a cache of tokens, a training run and
+an evaluation of another day would then ask in other words.
 """
 
 from __future__ import annotations
