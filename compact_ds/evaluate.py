@@ -33,7 +33,10 @@ _TIMEOUT_SECONDS = 7200
 
 @dataclass(frozen=True)
 class Asked:
-    """What to measure. `options` scores the options that the questions of `data` list, instead of generating."""
+    """What to measure. `options` scores the options that the questions of `data` list, instead of generating.
+
+    `cue` stands before the gold answer where its loss is taken, None the default of `data.cue`.
+    """
 
     model: str
     data: str | None
@@ -46,6 +49,7 @@ class Asked:
     output: Path | None = None
     against: Path | None = None
     split: str = "test"
+    cue: str | None = None
 
 
 def run(asked: Asked) -> dict[str, Any] | None:
@@ -53,7 +57,8 @@ def run(asked: Asked) -> dict[str, Any] | None:
     _check(asked)
     other = paired.read_rows(asked.against) if asked.against else None
     with ranks_or_alone(_TIMEOUT_SECONDS) as group, returning_freed_memory():
-        tokeniser = Tokeniser(load_tokenizer(StudentConfig(model=asked.model)), DataConfig(train="").cue)
+        cue = DataConfig(train="").cue if asked.cue is None else asked.cue
+        tokeniser = Tokeniser(load_tokenizer(StudentConfig(model=asked.model)), cue)
         lm = load_weights(asked.model, "MODEL", dtype="auto").to(group.device).eval()
         result: dict[str, Any] = {}
         rows: list[dict[str, Any]] = []

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from compact_ds.cli import main
 from compact_ds.evaluation.paired import read_rows
@@ -88,6 +88,30 @@ def test_questions_are_of_the_test_split_unless_said(
         assert [row["id"] for row in read_rows(output)] == [id]
     assert main(["eval", *words, "--split", "dev"]) == 2
     assert "'dev' is none of train, test" in (line := capsys.readouterr().err) and "--split" in line
+
+
+@torch.no_grad()
+def test_the_cue_stands_before_the_gold_answer(
+    student: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, options = tmp_path / "q.jsonl", tmp_path / "o.jsonl"
+    data.write_text('{"id": "a", "question": "2 plus 4 ?", "answer": "6"}\n')
+    options.write_text('{"id": "a", "question": "2 plus 4 ? choices: A: 6 B: 5", "answer": "A"}\n')
+    tokenizer, lm = AutoTokenizer.from_pretrained(student), AutoModelForCausalLM.from_pretrained(student)
+    losses, shares = {}, {}
+    for cue in ("\nThe answer is ", "\n7 makes "):
+        ids = torch.tensor([tokenizer(f"2 plus 4 ?{cue}6")["input_ids"]])
+        losses[cue] = -float(lm(ids).logits[0, -2].log_softmax(-1)[ids[0, -1]])
+        ids = torch.tensor([tokenizer(f"2 plus 4 ? choices: A: 6 B: 5{cue}")["input_ids"]])
+        of_words = lm(ids).logits[0, -1][tokenizer.convert_tokens_to_ids(["6", "5"])]
+        shares[cue] = float(of_words.softmax(-1)[0])
+    assert len(set(losses.values())) == len(set(shares.values())) == 2
+    for cue in losses:
+        given = [] if cue == "\nThe answer is " else ["--cue", cue]
+        found = figures(capsys, student, "--data", str(data), "--max-new-tokens", "2", *given)
+        assert found["answer_loss"] == pytest.approx(losses[cue], abs=1e-5)
+        found = figures(capsys, student, "--data", str(options), "--options", "text", *given)
+        assert found["gold_probability"] == pytest.approx(shares[cue], abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ def add_evaluate(commands: Any) -> None:
         choices=("letter", "text"),
         help="score the options that the questions list, by letter or text, instead of generating",
     )
+    evaluate.add_argument("--cue", metavar="TEXT", help="before the gold answer, as data.cue (default: that key's)")
     evaluate.add_argument("--rationales", action="store_true", help="also the loss of the file's rationales")
     evaluate.add_argument(
         "--perplexity", action="append", default=[], metavar="FILE", help=".txt, or .jsonl with `text`; may be repeated"
@@ -88,6 +89,7 @@ def _eval(arguments: argparse.Namespace) -> int:
         evaluate.Asked(
             arguments.model, arguments.data, decoding, arguments.batch_size, arguments.limit, arguments.options,
             arguments.rationales, arguments.perplexity, arguments.output, arguments.against, arguments.split,
+            arguments.cue,
         )
     )  # fmt: skip
     if result is not None:

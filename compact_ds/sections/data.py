@@ -25,7 +25,8 @@ class DataConfig(Section):
     batch_size: int = Field(24, ge=1)
     """Questions per optimizer step, over all ranks and micro-batches. Must be a multiple of the world size."""
     cue: str = "\nThe answer is "
-    """Text between a prefix of a rationale and the gold answer in a probe; the same cue is searched in generated text."""
+    """Text between a prefix of a rationale and the gold answer in a probe. In generated text the answer is looked for where a
+    rationale's own is ("the answer is", `####`, a box), whatever the cue."""
     limit: int | None = Field(None, ge=1)
     """Use only the first so many training questions."""
     mislead: int = Field(0, ge=0, le=4)
