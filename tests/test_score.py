@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from uneven_questions import write
 from compact_ds import score
 from compact_ds.cli import main
 from compact_ds.errors import UserError
-from compact_ds.scoring.journal import ScoreJournal, weights_of
 from compact_ds.scoring.output import shown
 from compact_ds.student.measure import Measurement, measure
 
@@ -150,37 +148,6 @@ def test_a_journal_of_another_run_is_refused(folder: Path) -> None:
     (folder / "other.jsonl.measured-0").write_text('{"data": "else"}\n', encoding="utf-8")
     with pytest.raises(UserError, match="measured-0"):
         score.run(str(folder / "questions.jsonl"), "scratch", output, None, own(folder))
-
-
-def test_a_folder_that_was_trained_anew_is_another_student(tmp_path: Path) -> None:
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(b"one")
-    (tmp_path / "README.md").write_text("no weights", encoding="utf-8")
-    was = weights_of(tmp_path)
-    assert was == {"model.safetensors": [3, weights.stat().st_mtime_ns]} and weights_of(weights) == was
-    output = tmp_path / "scores.jsonl"
-    ScoreJournal(output, 0, {"weights": was}).close()
-    ScoreJournal(output, 0, {"weights": weights_of(tmp_path)}).close()
-    os.utime(weights, ns=(0, was["model.safetensors"][1] + 1))
-    with pytest.raises(UserError, match="measured-0: found weights "):
-        ScoreJournal(output, 0, {"weights": weights_of(tmp_path)})
-
-
-def test_a_student_from_scratch_is_another_with_another_seed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
-
-    def noted(place: Path, rank: int, identity: dict[str, Any]) -> None:
-        asked.append(identity)
-        raise InterruptedError
-
-    monkeypatch.setattr(score, "ScoreJournal", noted)
-    for seed in (0, 1):
-        with pytest.raises(InterruptedError):
-            score.run(
-                str(folder / "questions.jsonl"), "scratch", folder / "no.jsonl", None, [*own(folder), f"seed={seed}"]
-            )
-    assert asked[0] != asked[1]
-    assert {key for key in asked[0] if asked[0][key] != asked[1][key]} == {"weights"}
 
 
 def test_the_ends_show_steps_with_the_epiphany_marked(scored: Scored) -> None:

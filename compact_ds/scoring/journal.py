@@ -13,8 +13,6 @@ from typing import Any
 
 from compact_ds.errors import UserError
 
-_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
-
 
 class ScoreJournal:
     """The journal of one rank, `FILE.measured-RANK`; its first line says what is being scored."""
@@ -43,15 +41,6 @@ class ScoreJournal:
     def close(self) -> None:
         """No more rows."""
         self._stream.close()
-
-
-def weights_of(student: Path) -> dict[str, list[int]]:
-    """Size in bytes and time of change in nanoseconds of every file of weights in a folder; nothing for a name of a hub.
-
-    A folder that was trained anew holds another student under the same name.
-    """
-    files = [student] if student.is_file() else sorted(file for kind in _WEIGHTS for file in student.glob(kind))
-    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
 
 def journal_file(output: Path, rank: int) -> Path:
