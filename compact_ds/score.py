@@ -28,7 +28,7 @@ from compact_ds.methods.added_metrics import with_added
 from compact_ds.methods.evidence import Evidence
 from compact_ds.methods.method import method
 from compact_ds.optimizer_step.training_set import TrainingSet
-from compact_ds.scoring.journal import ScoreJournal, journal_file, merged
+from compact_ds.scoring.journal import ScoreJournal, journal_file, merged, student_identity
 from compact_ds.scoring.output import top, totals, write
 from compact_ds.sections import Config
 from compact_ds.student.load import load_lm, load_tokenizer
@@ -134,7 +134,7 @@ def _measure(settings: Config, training_set: TrainingSet, tokeniser: Tokeniser, 
     lm = load_lm(settings, len(tokeniser.tokenizer))
     device = group.device
     module = Student(lm, settings.tree.layout, settings.tree.probes, settings.kernels).to(device).eval()
-    identity = {"data": training_set.content, "student": settings.student.model, "ranks": group.world_size}
+    identity = {"data": training_set.content, **student_identity(settings), "ranks": group.world_size}
     identity |= {"tree": settings.tree.model_dump(mode="json"), "precision": settings.engine.precision}
     journal = ScoreJournal(place, group.rank, identity)
     examples = [i for i in training_set.usable[group.rank :: group.world_size] if i not in journal.done]

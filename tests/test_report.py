@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,10 @@ def test_a_run_scores_its_own_questions_once(tmp_path: Path, capsys: pytest.Capt
     tokenizer = load_tokenizer(config.student)
     load_lm(config, len(tokenizer)).save_pretrained(run / "final")
     tokenizer.save_pretrained(run / "final")
+    # As a report that was killed left it, of the student before this one.
+    journal = run / "scores-5.jsonl.measured-0"
+    journal.write_text('{"data": "else"}\n', encoding="utf-8")
+    os.utime(journal, (1, 1))
     assert cli.main(["report", str(run), "--examples", "5", "--json"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out.splitlines()[-1])["page"] == str(run / "report.html")

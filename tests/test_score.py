@@ -15,8 +15,10 @@ from uneven_questions import write
 
 from compact_ds import score
 from compact_ds.cli import main
+from compact_ds.config import load as config_of
 from compact_ds.errors import UserError
 from compact_ds.scoring.output import shown
+from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Measurement, measure
 
 OVERRIDES = ["student.tokenizer=task:arithmetic", "data.batch_size=8", "tree.row_tokens=200", "tree.rows=1"]
@@ -148,6 +150,49 @@ def test_a_journal_of_another_run_is_refused(folder: Path) -> None:
     (folder / "other.jsonl.measured-0").write_text('{"data": "else"}\n', encoding="utf-8")
     with pytest.raises(UserError, match="measured-0"):
         score.run(str(folder / "questions.jsonl"), "scratch", output, None, own(folder))
+
+
+def stopped(data: Path, student: str, output: Path, given: list[str]) -> None:
+    """A scoring that ends in its third batch."""
+    calls = []
+
+    def thrice(*asked: Any) -> Measurement:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measure(*asked)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(score, "measure", thrice)
+        score.run(str(data), student, output, None, given)
+
+
+def test_a_student_that_changed_meanwhile_is_another_one(folder: Path, tmp_path: Path) -> None:
+    data, output, student = folder / "questions.jsonl", tmp_path / "scores.jsonl", tmp_path / "student"
+    config = config_of("arithmetic", [OVERRIDES[-1]])
+    tokenizer = load_tokenizer(config.student)
+    load_lm(config, len(tokenizer)).save_pretrained(student)
+    tokenizer.save_pretrained(student)
+    given = [*own(folder)[1:4], f"data.cache_dir={folder}", "data.batch_size=1"]
+    stopped(data, str(student), output, given)
+    # Every weight anew, in files of the same names and sizes.
+    load_lm(config.model_copy(update={"seed": 5}), len(tokenizer)).save_pretrained(student)
+    with pytest.raises(
+        UserError, match=r"measured-0: found weights \[\['model\.safetensors', \d+, \d+\]\]; expected .*; delete it"
+    ):
+        score.run(str(data), str(student), output, None, given)
+    journal = tmp_path / "scores.jsonl.measured-0"
+    journal.unlink()
+    stopped(data, str(student), output, given)
+    assert journal.read_bytes().count(b"\n") > 1
+    assert score.run(str(data), str(student), output, None, given) is not None and not journal.exists()
+
+
+def test_a_student_from_another_seed_is_another_one(folder: Path, tmp_path: Path) -> None:
+    data, output = folder / "questions.jsonl", tmp_path / "scores.jsonl"
+    stopped(data, "scratch", output, [*own(folder), "data.batch_size=1"])
+    with pytest.raises(UserError, match="measured-0: found seed 0; expected 1; delete it"):
+        score.run(str(data), "scratch", output, None, [*own(folder), "data.batch_size=1", "seed=1"])
 
 
 def test_the_ends_show_steps_with_the_epiphany_marked(scored: Scored) -> None:

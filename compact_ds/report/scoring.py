@@ -82,6 +82,10 @@ def scores_of(run: Run, number: int, file: Path | None) -> Scores:
 def _score(source: _Source, final: Path, kept: Path, number: int, settings: Config) -> None:
     from compact_ds import score
 
+    # What a killed report measured with an earlier student is of no use, and no file that the user named.
+    for journal in kept.parent.glob(f"{kept.name}.measured-*"):
+        if journal.stat().st_mtime < (final / "config.json").stat().st_mtime:
+            journal.unlink()
     _LOG.info("scoring %d questions of %s with %s; kept in %s", number, source.path, final, kept)
     given = [f"data.limit={number}", "data.eval=null", "data.max_left_out=1", "method=compact", "student.scratch=null"]
     given += ["student.lora=null", "student.tokenizer=null", "mixer.retain=null"]

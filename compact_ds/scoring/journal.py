@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from compact_ds.errors import UserError
+from compact_ds.sections import Config
+from compact_ds.student.load import locate
+
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
 
 
 class ScoreJournal:
@@ -41,6 +45,20 @@ class ScoreJournal:
     def close(self) -> None:
         """No more rows."""
         self._stream.close()
+
+
+def student_identity(settings: Config) -> dict[str, Any]:
+    """What tells the student from another one of the same name: its seed and shape, or size and time of its weight files.
+
+    A hub id stands for itself.
+    """
+    student = settings.student
+    if student.scratch is not None:
+        return {"student": student.model, "seed": settings.seed, "scratch": student.scratch.model_dump()}
+    where, file = locate(student.model)
+    names = file.values() or sorted(f.name for f in Path(where).glob("*") if f.suffix in _WEIGHTS)
+    facts = [(name, (Path(where) / name).stat()) for name in names]
+    return {"student": student.model, "weights": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts]}
 
 
 def journal_file(output: Path, rank: int) -> Path:
