@@ -250,8 +250,7 @@ def test_a_run_scores_its_own_questions_once(tmp_path: Path, capsys: pytest.Capt
     run = write_run(tmp_path / "run", steps=3)
     (run / "scores.jsonl").unlink()
     shape = "student.scratch={hidden_size: 32, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 2}"
-    small = [f"run_dir={run}", shape, f"data.cache_dir={tmp_path}"]
-    config = configuration.load("arithmetic", small)
+    config = configuration.load("arithmetic", [f"run_dir={run}", shape, f"data.cache_dir={tmp_path}"])
     configuration.save(config, run / "config.yaml")
     tokenizer = load_tokenizer(config.student)
     load_lm(config, len(tokenizer)).save_pretrained(run / "final")
@@ -264,9 +263,8 @@ def test_a_run_scores_its_own_questions_once(tmp_path: Path, capsys: pytest.Capt
     printed = capsys.readouterr()
     assert json.loads(printed.out.splitlines()[-1])["page"] == str(run / "report.html")
     assert "scoring 5 questions of task:arithmetic:eval" in printed.err
-    items = _blocks(_data((run / "report.html").read_text(encoding="utf-8"))["sections"], "examples")[0]["browsers"][0][
-        "items"
-    ]
+    page = _data((run / "report.html").read_text(encoding="utf-8"))
+    items = _blocks(page["sections"], "examples")[0]["browsers"][0]["items"]
     assert [item["id"] for item in items] == [f"arithmetic-eval-{i}" for i in range(5)]
     for item in items:
         assert sum(one["weight"] for one in item["rationales"]) == pytest.approx(1, abs=1e-4)
