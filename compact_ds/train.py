@@ -93,8 +93,8 @@ class _Run:
         self.folder, self.step = config.run_dir, 0
         # Before anything is written or loaded: what the mixer and the evaluations ask for must be there.
         groups_of(config.mixer, data.teachers)
-        measured = config.evaluation
-        self.kept = retention_sets(measured.retention, measured.retention_limit, config.data.eval_split)
+        evaluation = config.evaluation
+        self.kept = retention_sets(evaluation.retention, evaluation.retention_limit, config.data.eval_split)
         self.held_out = held_out_examples(config)
         references = reference_sets(config, tokeniser, group)
         self.checkpoints = RunCheckpoints(config, group, identity(config, data, references), trust)
@@ -290,6 +290,6 @@ if __name__ == "__main__":
 
     try:
         _leave(command_line(["train", *sys.argv[1:]]))
-    except Exception:
+    except Exception:  # told as the interpreter would, and with its exit code
         traceback.print_exc()
         _leave(1)

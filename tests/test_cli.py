@@ -225,20 +225,7 @@ def test_quiet_has_no_bars_and_no_remarks() -> None:
 
 
 def test_ranks_of_eval_are_told_what_it_was_told() -> None:
-    told = [
-        "eval",
-        "m",
-        "--data",
-        "f",
-        "--stop=---",
-        "--stop=\n",
-        "--samples",
-        "2",
-        "--temperature",
-        "0.5",
-        "--nprocs",
-        "2",
-    ]
+    told = ["eval", "m", "--data", "f", "--stop=---", "--stop=\n", "--samples", "2", "--past-answer", "--nprocs", "2"]
     asked = cli._parser().parse_args(told)
     again = cli._parser().parse_args(["eval", *words_for_ranks(asked)])
     assert vars(again) == vars(asked) | {"nprocs": again.nprocs}
