@@ -1,6 +1,7 @@
 """Laws 6 and 7 at the optimizer: plain fine-tuning over twenty steps, and no step with last step's gradient."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,9 @@ def test_a_pass_hands_no_gradient_to_the_next_one_that_skips_the_parameter(two_h
         assert both.sort(descending=True).values[:10].tolist() == [2.0] * 10
         assert one.sort(descending=True).values[:10].tolist() == [2.0] * 5 + [0.0] * 5
         assert torch.equal(added, both + one)
+
+
+def test_a_gradient_that_is_no_number_moves_no_parameter(two_heads: Any) -> None:
+    for found in two_heads:
+        norm, stayed = found["refused"]
+        assert not math.isfinite(norm) and stayed

@@ -1,4 +1,5 @@
-"""One process of a test: how far a parameter moves in a step that does not use it, and what a pass leaves to the next one.
+"""One process of a test: how far a parameter moves in a step that does not use it, what a pass leaves to the next one, and what
+a step does with a gradient that is no number.
 
 Run with RANK and its companions set: `python unused_parameter.py OUT DEEPSPEED_JSON ...`; each JSON is one more case after
 stages 0 to 3.
@@ -51,9 +52,20 @@ def taken(overrides: list[str], group: Ranks) -> Tensor:
     return shards
 
 
+def refused(overrides: list[str], group: Ranks) -> tuple[float, bool]:
+    """The norm that a step of NaN gradients reports, and whether all parameters are as they were."""
+    engine = Engine(TwoHeads(), load("arithmetic", overrides), group)
+    before = full_state(engine.student, keep=True)
+    engine.backward(engine.forward((torch.ones(2, 4), True)) * float("nan"), 1, last=True)
+    norm, after = engine.step(0.1), full_state(engine.student, keep=True)
+    return norm, all(torch.equal(before[name], tensor) for name, tensor in after.items())
+
+
 if __name__ == "__main__":
     with ranks(60) as ours:
         settings = [[f"engine.zero_stage={stage}"] for stage in (0, 1, 2, 3)]
         settings += [[f"engine.deepspeed={file}"] for file in sys.argv[2:]]
-        found = [{"moved": moved(overrides, ours), "taken": taken(overrides, ours)} for overrides in settings]
+        found = [
+            {"moved": moved(own, ours), "taken": taken(own, ours), "refused": refused(own, ours)} for own in settings
+        ]
         torch.save(found, sys.argv[1])

@@ -101,7 +101,9 @@ class Engine:
             group["lr"] = lr
         # Without ZeRO DeepSpeed reports no norm, and the gradients are gone after its step.
         whole = self._whole_norm() if self.zero_stage == 0 else None
-        self.deepspeed.step()
+        # Nor does it look for what is no number there: AdamW would write it into every parameter.
+        if whole is None or math.isfinite(whole):
+            self.deepspeed.step()
         self.shards.clear()
         return whole if whole is not None else float(self.deepspeed.get_global_grad_norm() or 0.0)
 
