@@ -1,7 +1,7 @@
 """The student's head as a module that returns log-sum-exp and target logits instead of logits.
 
-Owns the class swap of `lm_head`. The primitive runs inside the module that owns the weight, so that ZeRO-3 gathers it for
-the forward pass and again for the recomputation in the backward pass, tied or untied.
+Owns the class swap of `lm_head`, and what a family does to the product besides. The primitive runs inside the module that owns
+the weight, so that ZeRO-3 gathers it for the forward pass and again for the recomputation in the backward pass, tied or untied.
 
 Legend: N rows, D hidden size, K target slots.
 """
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from compact_ds.errors import ConfigError
 from compact_ds.kernels.choice import Kernels
@@ -47,7 +49,7 @@ class ScoringHead(nn.Linear):
 def install(model: Any, kernels: Kernels) -> ScoringHead:
     """Turn the model's output embedding into a ScoringHead in place, computed by `kernels`.
 
-    Raises ConfigError when it is no plain linear layer.
+    Raises ConfigError when it is no plain linear layer, or when its logits are made otherwise than here.
     """
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
@@ -58,7 +60,42 @@ def install(model: Any, kernels: Kernels) -> ScoringHead:
     head.__class__ = ScoringHead
     scoring: ScoringHead = head  # type: ignore[assignment]
     scoring.kernels = kernels
-    scoring.softcap = getattr(config, "final_logit_softcapping", None)
-    # Granite divides and Cohere multiplies the logits by a constant of the config.
-    scoring.scale = float(getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1.0))
+    scoring.softcap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
+    scoring.scale = _scale(config)
+    _check(model, scoring)
     return scoring
+
+
+def _scale(config: Any) -> float:
+    """What a family multiplies its logits by, before any cap."""
+    multiplier = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None) or 1.0
+    scaling = getattr(config, "logits_scaling", None) or 1.0
+    # Granite divides by the setting of which HyperCLOVA X makes a factor.
+    return float(multiplier * scaling if config.model_type == "hyperclovax" else multiplier / scaling)
+
+
+@torch.no_grad()
+def _check(model: Any, head: ScoringHead) -> None:
+    """Compare with the model's own logits of one hidden state: a family that does more to them would be trained on others.
+
+    Raises ConfigError.
+    """
+    word_D = max(head.weight[:64], key=lambda word_D: float(word_D.float().norm()))
+    # So long that a cap shows.
+    hidden_11D = (word_D * (100 / word_D.float().square().sum().clamp(min=1e-12)))[None, None]
+    decoder = model.get_decoder()
+    decoder.forward = lambda *_, **__: BaseModelOutputWithPast(last_hidden_state=hidden_11D)
+    try:
+        own_V = model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=hidden_11D.device)).logits[0, 0].double()
+    except (AttributeError, TypeError, KeyError, IndexError):
+        return  # It asks its decoder for more than hidden states: nothing to compare with.
+    finally:
+        del decoder.forward
+    logit_V = nn.Linear.forward(head, hidden_11D)[0, 0].double() * head.scale
+    if head.softcap is not None:
+        logit_V = head.softcap * torch.tanh(logit_V / head.softcap)
+    # 16-bit products differ by less than a hundredth; a factor or a cap does not. What is no number is found by the first step.
+    atol = 0.05 * float(logit_V.nan_to_num().abs().max())
+    if not torch.allclose(own_V, logit_V, rtol=0, atol=atol, equal_nan=True):
+        found = f"{model.config.model_type}, which does more to its logits than scale and cap them as its config says"
+        raise ConfigError("student.model", found, "logits that are known", "use another student")
