@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from compact_ds.data.answers import final_answer, same_answer
@@ -21,6 +20,7 @@ from compact_ds.data.records import Example, Rationale
 from compact_ds.data.results import arrives
 from compact_ds.errors import DataError
 from compact_ds.evaluation.decoding import Decoding, decode, pad_left
+from compact_ds.evaluation.perplexity import losses_of_rows
 from compact_ds.evaluation.samples import majority
 from compact_ds.sections import EvaluationConfig
 from compact_ds.tree.tokenise import Tokeniser
@@ -152,13 +152,11 @@ def _losses_of_ends(lm: Any, tokeniser: Tokeniser, sequences: Sequence[Tensor], 
     ids, mask = pad_left(sequences, tokeniser.tokenizer.pad_token_id)
     keep = max(lengths) + 1
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    logits = lm(
+    logits_RLV = lm(
         input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), position_ids=positions.to(lm.device), logits_to_keep=keep
-    ).logits.float()  # fmt: skip
-    loss = functional.cross_entropy(
-        logits[:, :-1].transpose(1, 2), ids[:, 1 - keep :].to(lm.device), reduction="none"
-    ).cpu()
-    return [float(row[-length:].mean()) for row, length in zip(loss, lengths, strict=True)]
+    ).logits  # fmt: skip
+    losses = losses_of_rows(logits_RLV[:, :-1], ids[:, 1 - keep :])
+    return [float(row[-length:].mean()) for row, length in zip(losses, lengths, strict=True)]
 
 
 @torch.no_grad()

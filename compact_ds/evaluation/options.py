@@ -2,6 +2,8 @@
 
 Owns how options are found in a question's text and how they are scored. Questions come in the schema, with the letter of the
 right option as gold answer; letters and texts stand in the question ("... Answer choices: A: a marsh, B: a tundra").
+
+Legend: R rows of a batch, L tokens of an option, V vocabulary.
 """
 
 from __future__ import annotations
@@ -101,21 +103,22 @@ def _likelihoods(lm: Any, tokeniser: Tokeniser, part: Sequence[Example], scored:
     rows: dict[int, Tensor] = {}
     for place, prompt, (probe, _) in zip(places, prompts, probes, strict=True):
         rows.setdefault(place, torch.from_numpy(np.concatenate((prompt, probe))).long())
-    log_p = _log_probabilities(lm, tokeniser, [rows[i] for i in range(len(rows))], max(n for _, n in probes))
+    logits_RLV = _logits(lm, tokeniser, [rows[i] for i in range(len(rows))], max(n for _, n in probes))
     found: list[dict[str, float]] = [{} for _ in part]
     for (i, letter, size), place, (probe, length) in zip(of_question, places, probes, strict=True):
-        ids = torch.from_numpy(probe[-length:]).long()
-        own = log_p[place, -length:].gather(1, ids[:, None])
-        found[i][letter] = float(own.sum()) / size
+        # An option at a time: all rows' probabilities in fp32 would take several times what the model gave.
+        log_p_LV = functional.log_softmax(logits_RLV[place, -length:].float(), -1)
+        ids_L1 = torch.from_numpy(probe[-length:]).long()[:, None].to(log_p_LV.device)
+        found[i][letter] = float(log_p_LV.gather(1, ids_L1).cpu().sum()) / size
     return found
 
 
-def _log_probabilities(lm: Any, tokeniser: Tokeniser, rows: Sequence[Tensor], keep: int) -> Tensor:
-    """[rows, keep, V]: what each of the last `keep` tokens was foretold as, in fp32."""
+def _logits(lm: Any, tokeniser: Tokeniser, rows: Sequence[Tensor], keep: int) -> Tensor:
+    """[R, keep, V] as the model gives them: what each of the last `keep` tokens was foretold by."""
     ids, mask = pad_left(rows, tokeniser.tokenizer.pad_token_id)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    logits = lm(
+    logits_RLV: Tensor = lm(
         input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), position_ids=positions.to(lm.device),
         logits_to_keep=keep + 1,
     ).logits  # fmt: skip
-    return functional.log_softmax(logits[:, :-1].float(), -1).cpu()
+    return logits_RLV[:, :-1]

@@ -1,6 +1,9 @@
 """How well the student still foretells general text: loss per token and perplexity over whole texts, cut into windows.
 
-Owns what a text file holds and how it is cut. A `.txt` file is one text; in JSON lines each object's `text` is one.
+Owns what a text file holds and how it is cut, and the loss of what was foretold. A `.txt` file is one text; in JSON lines each
+object's `text` is one.
+
+Legend: R rows of a batch, L tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -66,14 +70,25 @@ def text_losses(
                 [torch.tensor(own) for _, own, _ in part], batch_first=True, padding_value=-100
             )
             mask = (ids >= 0).long().to(lm.device)
-            logits = lm(input_ids=ids.clamp(min=0).to(lm.device), attention_mask=mask).logits[:, :-1].float()
-            loss = functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:].to(lm.device), reduction="none").cpu()
+            logits_RLV = lm(input_ids=ids.clamp(min=0).to(lm.device), attention_mask=mask).logits[:, :-1]
+            loss = torch.stack(losses_of_rows(logits_RLV, ids[:, 1:]))
             for place, ((text, own, size), losses) in enumerate(zip(part, loss.double().sum(1).tolist(), strict=True)):
                 rows.append(
                     {"window": start + place, "text": text, "tokens": len(own) - 1, "bytes": size, "nats": losses}
                 )
             bar.update(len(part))
     return rows
+
+
+def losses_of_rows(logits_RLV: Tensor, targets_RL: Tensor) -> list[Tensor]:
+    """Loss of each row's targets in nats, fp32 on the CPU, [L] a row; 0 where a target is -100.
+
+    A row at a time: in fp32, and again as probabilities, the logits of a batch take several times what the model gave.
+    """
+    return [
+        functional.cross_entropy(row_LV.float().T[None], targets_L[None].to(row_LV.device), reduction="none")[0].cpu()
+        for row_LV, targets_L in zip(logits_RLV, targets_RL, strict=True)
+    ]
 
 
 def perplexity(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
