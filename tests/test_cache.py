@@ -75,6 +75,8 @@ def test_records_come_back_in_any_order(tmp_path: Path, monkeypatch: pytest.Monk
         same(records.record(i), tokenise(EXAMPLES[i], TOKENISER, numbers, consensus(EXAMPLES[i]), right))
     assert records.column("answer_tokens").to_pylist() == [1] * 5
     assert records.column("teacher").to_pylist() == [[0, 1], [], [2], [1, 1], []]
+    # Two words for each time that the question says "What does".
+    assert records.lengths("prompt_ids").tolist() == [2, 4, 6, 8, 16]
 
 
 def test_the_teachers_own_answer_is_judged(tmp_path: Path) -> None:
@@ -95,6 +97,19 @@ def test_reading_takes_no_memory(tmp_path: Path) -> None:
     assert file.stat().st_size > 500_000
     assert pa.total_allocated_bytes() == before
     assert not any(array.flags.writeable for r in kept for array in (r.prompt_ids, r.rationales[0].ids))
+
+
+def test_the_set_over_it_copies_no_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[str] = []
+    column = RecordFile.column
+
+    def noted(records: RecordFile, name: str) -> pa.ChunkedArray:
+        copied.append(name)
+        return column(records, name)
+
+    monkeypatch.setattr(RecordFile, "column", noted)
+    TreeDataset(written(tmp_path), TreeConfig())
+    assert "length" in copied and not {"prompt_ids", "probe_ids", "ids"} & set(copied)
 
 
 def test_it_is_written_once(tmp_path: Path) -> None:

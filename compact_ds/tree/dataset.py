@@ -104,8 +104,8 @@ class TreeDataset:
         The counts of `build`: a last token that predicts nothing is not there.
         """
         of_example = np.repeat(np.arange(len(self)), np.diff(self._offsets))
-        prompt = _list_lengths(self._records, "prompt_ids")[of_example]
-        probe = _list_lengths(self._records, "probe_ids")[of_example] - 1
+        prompt = self._records.lengths("prompt_ids")[of_example]
+        probe = self._records.lengths("probe_ids")[of_example] - 1
         num_steps, ends = self.flat("num_steps"), self.flat("step_ends")
         last = np.cumsum(num_steps) - 1
         prefix = np.where(num_steps > 0, ends[last] if len(ends) else 0, 0)
@@ -113,7 +113,3 @@ class TreeDataset:
             branch = np.maximum(length - 1, prefix)
             return np.asarray(prompt + branch + (1 + np.minimum(num_steps, tree.max_probes)) * probe)
         return np.asarray(prompt + np.maximum(length - 1, prefix + probe))
-
-
-def _list_lengths(records: RecordFile, name: str) -> np.ndarray:
-    return np.asarray(np.diff(records.column(name).combine_chunks().offsets.to_numpy()))
