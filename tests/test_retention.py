@@ -53,6 +53,12 @@ def test_losses_are_those_of_transformers_in_every_window(lm: Any, monkeypatch: 
     assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / size, rel=1e-5)
 
 
+def test_texts_of_which_no_token_is_foretold_are_refused(lm: Any) -> None:
+    rows = text_losses(lm, TOKENISER, ["8", "7"], 2, progress=False)
+    with pytest.raises(DataError, match="no token that is foretold"):
+        perplexity(rows)
+
+
 def test_texts_of_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo")
     (tmp_path / "b.jsonl").write_text('{"text": "one"}\n\n{"text": "two"}\n')

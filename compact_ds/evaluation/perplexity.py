@@ -92,7 +92,13 @@ def losses_of_rows(logits_RLV: Tensor, targets_RL: Tensor) -> list[Tensor]:
 
 
 def perplexity(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """`text_loss` (mean nats per token), `perplexity` (its exponential), `bits_per_byte` (whatever the tokenizer), `tokens`."""
+    """`text_loss` (mean nats per token), `perplexity` (its exponential), `bits_per_byte` (whatever the tokenizer), `tokens`.
+
+    Raises DataError without rows.
+    """
+    if not rows:
+        expected = "texts of two tokens and more, or a tokenizer with a start token to foretell the first from"
+        raise DataError("text", "no token that is foretold", expected, "give longer texts")
     nats, tokens = sum(row["nats"] for row in rows), sum(row["tokens"] for row in rows)
     return {
         "text_loss": nats / tokens,
