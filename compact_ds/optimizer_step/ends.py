@@ -37,12 +37,15 @@ def ends(batches: StepBatches, weight_M: Tensor, teachers: Sequence[str]) -> tup
     found: list[Noted] = []
     weights = iter(weight_M.tolist())
     for batch, records in zip(batches.batches, batches.records, strict=True):
-        rationales = Counter(e for e, _ in batch.places_R)
+        # A teacher counts once however often it answers, as `weights` has it.
+        answers = Counter((e, records[e].rationales[r].teacher) for e, r in batch.places_R)
+        voices = Counter(e for e, _ in answers)
         for (e, r), weight in zip(batch.places_R, weights, strict=False):
             record, one = records[e], records[e].rationales[r]
             if batch.counts:
                 teacher = teachers[one.teacher]
-                found.append(Noted(record.id, teacher, weight, 1 / rationales[e], record.prompt_ids, one.ids))
+                equal = 1 / (voices[e] * answers[e, one.teacher])
+                found.append(Noted(record.id, teacher, weight, equal, record.prompt_ids, one.ids))
     ordered = sorted(found, key=lambda one: one.weight / one.equal)
     if not ordered or ordered[-1].weight / ordered[-1].equal - ordered[0].weight / ordered[0].equal < 1e-6:
         return None
