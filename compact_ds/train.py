@@ -212,9 +212,13 @@ class _Run:
             self._measure(self._plain(), log)
 
     def _plain(self) -> Any:
-        """The student as a plain model, whole on every rank."""
-        state = full_state(self.engine.student, keep=True)
-        return export.plain_model(self.lm_config, state, self.config.student).to(self.group.device)
+        """The student as a plain model, whole on every rank that measures with it; only exported, on the first, else None."""
+        measured = bool(self.held_out or self.kept)
+        state = full_state(self.engine.student, keep=measured or self.group.is_first)
+        if not state:
+            return None
+        plain = export.plain_model(self.lm_config, state, self.config.student)
+        return plain.to(self.group.device) if measured else plain
 
     def _measure(self, plain: Any, log: RunLog | None) -> None:
         settings, group = self.config.evaluation, self.group

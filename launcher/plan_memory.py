@@ -2,9 +2,9 @@
 
 Owns what DeepSpeed keeps where. Three moments decide: the backward pass of the largest micro-batch, the optimizer's step and, on
 several CPU ranks under ZeRO-3, the first layers of the forward pass, by which all that ZeRO-3 may gather ahead is under way.
-Where gradients are held as shards there are two more: a further pass, and the mix; where branches merge one more. The parts are
-those of the moment that needs most. Activations are `plan_activations`', sizes `plan_shape`'s, the number of gradients
-`plan_mixing`'s.
+Where gradients are held as shards there are two more: a further pass, and the mix; where branches merge one more, and where
+something is evaluated, which is `plan_evaluation`'s. The parts are those of the moment that needs most. Activations are
+`plan_activations`', sizes `plan_shape`'s, the number of gradients `plan_mixing`'s.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from compact_ds.config import deepspeed_file
 from compact_ds.errors import ConfigError
 from compact_ds.launcher.plan_activations import activations
+from compact_ds.launcher.plan_evaluation import evaluation, plain
 from compact_ds.launcher.plan_mixing import further_passes, held
 from compact_ds.launcher.plan_shape import Shape
 from compact_ds.launcher.plan_workload import MicroBatch, Workload
@@ -50,7 +51,7 @@ class ZeroSettings:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of one rank by part; `moment` says which it is, `host` what is offloaded."""
+    """Bytes of one rank by part; `moment` says which it is, `host` what is offloaded or passes there."""
 
     parts: Mapping[str, int]
     moment: str
@@ -114,11 +115,16 @@ def memory(config: Config, shape: Shape, work: Workload, world_size: int, on_gpu
             moments += [("further pass", mixing | parts) for _, parts in _pass(config, state, batches, on_gpu)]
         gram = 8 * kept.most * min(shard // 4, _GRAM_BLOCK)
         moments.append(("mixing", mixing | {"gradients": state.gradients_at_update, "passing through": gram}))
+    if work.evaluated is not None:
+        moments.append(("evaluation", resting | evaluation(shape, work.evaluated, bytes_each)))
     moment, parts = max(moments, key=lambda one: sum(one[1].values()))
     if on_gpu:
         moving = sum(size for name, size in parts.items() if name not in ("parameters", "optimizer"))
         parts = parts | {"fragmentation": int(FRAGMENTATION * moving), "context": CONTEXT_BYTES}
     host = state.host + (kept.most * state.gradient_shard if zero.offloads_optimizer else 0)
+    if on_gpu and work.evaluated is not None:
+        # The whole student is read to the host, and goes to the GPU from there.
+        host += plain(shape) * bytes_each
     if work.branches:
         host += (work.branches + 1) * state.host_copy
     return Memory({name: int(size) for name, size in parts.items() if size}, moment, host)

@@ -44,7 +44,7 @@ def _memory(found: Plan) -> Table:
     verdict = "fits" if found.fits else "does NOT fit"
     table.add_row(f"all, of {found.machine.memory / 1e9:.0f}: {verdict}", f"{found.memory.total / 1e9:,.3f}", "")
     if found.memory.host:
-        table.add_row("host memory (offloaded)", f"{found.memory.host / 1e9:,.3f}", "c")
+        table.add_row("host memory", f"{found.memory.host / 1e9:,.3f}", "c")
     return table
 
 

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 from compact_ds.errors import ConfigError, UserError
+from compact_ds.launcher.plan_evaluation import evaluated_tokens
 from compact_ds.sections import Config, TreeConfig
 
 
@@ -63,7 +64,8 @@ class Workload:
 
     `alone` has those of a pass over each teacher (or group) alone, without probes, and `retention` those of a pass over a
     retention batch, of questions as long as the others: what `plan_mixing` may want of a step beside the first. `branches` is how
-    many `method: mot` has, whose state it keeps for each.
+    many `method: mot` has, whose state it keeps for each. `evaluated` are the tokens of texts written at a time, None where
+    nothing is evaluated.
     """
 
     micro_batches: tuple[MicroBatch, ...]
@@ -71,6 +73,7 @@ class Workload:
     alone: tuple[tuple[MicroBatch, ...], ...] = ()
     retention: tuple[MicroBatch, ...] = ()
     branches: int = 0
+    evaluated: int | None = None
 
     @property
     def largest(self) -> MicroBatch:
@@ -100,6 +103,7 @@ def workload(config: Config, lengths: Lengths, world_size: int, rows: int | None
         tuple(_micro_batches(tree, replace(lengths, teachers=n), own, 0) for n in _groups(config, lengths.teachers)),
         _micro_batches(tree, lengths, kept, 0) if kept else (),
         lengths.teachers if config.method == "mot" else 0,
+        evaluated_tokens(config, lengths.question, world_size),
     )
 
 

@@ -100,8 +100,8 @@ def test_offloaded_they_are_the_hosts(tmp_path: Path) -> None:
     student = shape(config, 2000)
     found = memory(config, student, workload(config, LENGTHS, 2), 2, on_gpu=True)
     assert "gradient shards" not in found.parts
-    # Moments, fp32 parameters and gradients, and five shards.
-    assert found.host == (16 + 5 * 4) * student.trained // 2
+    # Moments, fp32 parameters and gradients, and five shards; all parameters pass there to be evaluated.
+    assert found.host == (16 + 5 * 4) * student.trained // 2 + 4 * student.total
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
