@@ -71,7 +71,7 @@ class Rows:
             example_R = torch.tensor([e for e, r in enumerate(own) for _ in r.rationales])
             teacher_R = torch.tensor([one.teacher for r in own for one in r.rationales])
             consensus_R = torch.tensor([one.consensus for r in own for one in r.rationales])
-            gains = _gains(first, own, gold) if gold else None
+            gains = _gains(first, own, gold, self._max_probes) if gold else None
             first += len(own)
             metrics_MR = metrics(consensus_R, loss_R, gains, self._scales, self._settings)
             tokens_R = torch.tensor([row.scored for row in rows])
@@ -154,12 +154,14 @@ def _probe(record: Record, prefix: Ints) -> _Row:
     return _Row(np.concatenate((record.prompt_ids, prefix, record.probe_ids)), record.answer_tokens)
 
 
-def _gains(first: int, own: list[Record], gold: dict[tuple[int, int, int], float]) -> tuple[Tensor, Tensor]:
+def _gains(
+    first: int, own: list[Record], gold: dict[tuple[int, int, int], float], max_probes: int
+) -> tuple[Tensor, Tensor]:
     """Total gain and largest jump of every rationale, nats per answer token; `first` is the place of the first record."""
     total, jump = [], []
     for e, record in enumerate(own, start=first):
-        for r in range(len(record.rationales)):
-            levels = [gold[e, -1, 0], *(gold[place] for place in sorted(gold) if place[:2] == (e, r))]
+        for r, one in enumerate(record.rationales):
+            levels = [gold[e, -1, 0], *(gold[e, r, step] for step in probed_steps(len(one.step_ends), max_probes))]
             total.append(levels[-1] - levels[0])
             jump.append(max(np.diff(levels), default=0.0))
     return torch.tensor(total), torch.tensor(jump)
