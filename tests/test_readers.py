@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +155,34 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     file.write_bytes(b'{"id": "caf\xe9"}\n')
     with pytest.raises(DataError, match=r"latin\.jsonl:1: found byte 0xe9; .*UTF-8"):
         all_of(file)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(write: Callable[..., Path]) -> None:
+    file = write(row(), row(id="q2"))
+    plain = all_of(file)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert all_of(file) == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("my data.jsonl.gz", gzip.compress(json.dumps(row()).encode()), "a .gz file"),
+        ("my data.csv", b"id,question\n", "a .csv file"),
+        ("my data.json", json.dumps([row()], indent=1).encode(), "a list, where a line is to be an object"),
+        ("my data.jsonl", json.dumps([row()]).encode(), "a list, where a line is to be an object"),
+    ],
+)
+def test_a_form_that_only_import_reads_is_refused_with_the_command(
+    tmp_path: Path, name: str, content: bytes, found: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(DataError) as raised:
+        all_of(file)
+    command = f"compact-ds data import '{file}' --output 'my data-lines.jsonl'"
+    expected = "one JSON object a line, UTF-8, not compressed"
+    assert str(raised.value) == f"{file}: found {found}; expected {expected}; convert it: {command}"
 
 
 def test_an_empty_file_is_refused(write: Callable[..., Path]) -> None:

@@ -8,6 +8,8 @@ the ids seen.
 from __future__ import annotations
 
 import json
+import shlex
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -26,6 +28,7 @@ from compact_ds.sections import DataConfig
 _TASK = "task:"
 _HELD_OUT = ":eval"
 _FILE_ENDINGS = (".jsonl", ".json", ".ndjson")
+_IMPORTED_ENDINGS = (".csv", ".tsv", ".parquet", ".gz", ".zst", ".bz2", ".lz4")
 _SAVED_DATASET = ("dataset_info.json", "dataset_dict.json")
 
 
@@ -107,11 +110,24 @@ def _examples(rows: Iterator[tuple[str, Mapping[str, Any]]], fields: FieldMap, s
 
 
 def _lines(file: Path, source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if file.suffix.lower() in _IMPORTED_ENDINGS:
+        raise _no_lines(source, f"a {file.suffix} file")
     with file.open("rb") as stream:
-        for number, raw in enumerate(stream, start=1):
+        for number, line in enumerate(stream, start=1):
+            # Editors and tables of Windows put the mark before the first line.
+            raw = line.removeprefix(BOM_UTF8) if number == 1 else line
+            if number == 1 and raw.lstrip().startswith(b"["):
+                raise _no_lines(source, "a list, where a line is to be an object")
             if raw.strip():
                 where = f"{source}:{number}"
                 yield where, _json_object(raw, where)
+
+
+def _no_lines(source: str, found: str) -> DataError:
+    """What `data import` reads and this does not."""
+    lines = Path(source).name.split(".")[0] + "-lines.jsonl"
+    remedy = f"convert it: compact-ds data import {shlex.quote(source)} --output {shlex.quote(lines)}"
+    return DataError(source, found, "one JSON object a line, UTF-8, not compressed", remedy)
 
 
 def _json_object(raw: bytes, where: str) -> Mapping[str, Any]:
