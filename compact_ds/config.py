@@ -23,17 +23,41 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
     Values are YAML (`optimizer.lr=1e-3`, `student.lora={r: 8}`). Raises ConfigError.
     """
     file = find(path)
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{file}:{mark.line + 1}" if mark else str(file)
-        raise ConfigError(where, getattr(error, "problem", "broken YAML"), "valid YAML", "mend the line") from None
+    raw = plain_data(file) or {}
     if not isinstance(raw, dict):
         raise ConfigError(str(file), type(raw).__name__, "a mapping of config keys", f"see {SHIPPED}/arithmetic.yaml")
     for override in overrides or []:
         override_key(raw, override)
     return resolve(raw, str(file))
+
+
+def plain_data(file: Path) -> Any:
+    """What a YAML file says. Raises ConfigError where it is no YAML in UTF-8 or gives a key twice."""
+    try:
+        return yaml.load(file.read_bytes().decode("utf-8"), _OnceEach)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        found = f"byte {error.object[error.start]:#04x}"
+        raise ConfigError(f"{file}:{line}", found, "YAML in UTF-8", "save the file as UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else str(file)
+        raise ConfigError(where, getattr(error, "problem", "broken YAML"), "valid YAML", "mend the line") from None
+
+
+class _OnceEach(yaml.SafeLoader):
+    """Refuses a key that a mapping has already: YAML forbids it, PyYAML drops the first value without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        first: dict[str, int] = {}
+        for key, _ in node.value:
+            # `<<` merges another mapping, and may do so again.
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                line = key.start_mark.line + 1
+                if first.setdefault(key.value, line) != line:
+                    problem = f"the key {key.value} again, as on line {first[key.value]}"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def find(path: str | Path) -> Path:

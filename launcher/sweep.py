@@ -24,11 +24,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
-from compact_ds.config import load
+from compact_ds.config import load, plain_data
 from compact_ds.errors import ConfigError, nearest
 from compact_ds.launcher.jobs import Job, run_jobs
 from compact_ds.launcher.launch import check_world_size
@@ -105,11 +104,9 @@ class Measured:
 def read_grid(file: Path) -> Grid:
     """The grid of a file. Raises ConfigError for what it cannot be."""
     try:
-        grid = Grid.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        grid = Grid.model_validate(plain_data(file))
     except OSError:
         raise ConfigError(str(file), "no such file", "a YAML file with config and grid", "check the path") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(str(file), str(error), "valid YAML", "mend the line") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"

@@ -138,6 +138,25 @@ def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
         load(file)
 
 
+def test_a_key_given_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    file = _file(tmp_path, MINIMAL + "data:\n  batch_size: 8\n")
+    with pytest.raises(ConfigError, match=r"run\.yaml:7: found the key data again, as on line 3; expected valid YAML"):
+        load(file)
+
+
+def test_a_merged_mapping_may_be_overridden(tmp_path: Path) -> None:
+    text = MINIMAL + "compatibility: {<<: {tau: 0.5, floor: 0.1}, tau: 0.7}\n"
+    loaded = load(_file(tmp_path, text)).compatibility
+    assert (loaded.tau, loaded.floor) == (0.7, 0.1)
+
+
+def test_a_file_that_is_not_utf8_names_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_bytes(b"max_steps: 3\nrun_dir: caf\xe9\n")
+    with pytest.raises(ConfigError, match=r"run\.yaml:2: found byte 0xe9; expected YAML in UTF-8"):
+        load(file)
+
+
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.yaml: found list; expected a mapping of config keys"):
         load(_file(tmp_path, "- 1\n"))

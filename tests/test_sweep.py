@@ -73,6 +73,24 @@ def test_what_no_cell_can_run_is_told_before_the_first(
         list(cells(read_grid(written(tmp_path, **changes)), tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"config: arithmetic\ngrid: {a: [1]}\ngrid: {b: [1]}\n",
+            r"grid\.yaml:3: found the key grid again, as on line 2",
+        ),
+        (b"config: caf\xe9\n", r"grid\.yaml:1: found byte 0xe9; expected YAML in UTF-8"),
+        (b"config: [\n", r"grid\.yaml:2: .*expected valid YAML"),
+    ],
+)
+def test_a_grid_that_is_no_plain_yaml_names_the_line(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "grid.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_grid(file)
+
+
 @pytest.mark.slow
 def test_a_sweep_runs_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import Field, ValidationError
 
+from compact_ds.config import plain_data
 from compact_ds.data.generate_journal import Key
 from compact_ds.errors import ConfigError, UserError, nearest
 from compact_ds.sections import Section
@@ -153,13 +153,9 @@ class Teacher:
 def load_teachers(file: Path) -> list[Teacher]:
     """The teachers of a YAML file. Raises ConfigError naming the first wrong key."""
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = plain_data(file)
     except OSError as error:
         raise ConfigError(str(file), error.strerror or "no file", "a teachers' file", "check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{file}:{mark.line + 1}" if mark else str(file)
-        raise ConfigError(where, getattr(error, "problem", None) or "broken YAML", "YAML", "mend the line") from None
     if not isinstance(raw, dict):
         raise ConfigError(
             str(file), type(raw).__name__, "the key `teachers`", "write it, and a list of teachers under it"
