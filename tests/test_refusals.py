@@ -135,6 +135,13 @@ def the_error(lines: list[str]) -> str:
     return error.removeprefix(ERROR_PREFIX)
 
 
+def test_questions_whose_rationales_have_another_name(write: Write, refused: Refused, words: Words) -> None:
+    file = write(*({**question(n, rationale=question(n)["rationales"]), "rationales": []} for n in range(8)))
+    remedy = "name the field 'rationales', or map it: data.fields.rationales=THEIR_NAME"
+    found = "no rationale in any of its questions"
+    refused(words(f"data.train='{file}'", "method=uniform"), str(file), found, "at least one", remedy)
+
+
 def test_an_unknown_key(tmp_path: Path, refused: Refused, words: Words) -> None:
     known, remedy = "a known config key", "did you mean 'warmup_steps'?"
     where = f"{SHIPPED / 'arithmetic.yaml'}: optimizer.warmup_step"

@@ -55,8 +55,15 @@ class TrainingSet:
         self._ahead: Ahead[tuple[int, Ranks, frozenset[int]], StepBatches] = Ahead(lambda wanted: self._step(*wanted))
         self._usable = self._set.examples_with(self.method.selectable(self._set.flat, self.teachers))
         if not len(self._usable):
-            remedy = "check data.train, data.limit and tree.row_tokens"
-            raise DataError(config.data.train, "no example that the method can learn from", "at least one", remedy)
+            raise self._nothing_to_learn_from()
+
+    def _nothing_to_learn_from(self) -> DataError:
+        source, expected = self._config.data.train, "at least one"
+        if not self.teachers:
+            remedy = "name the field 'rationales', or map it: data.fields.rationales=THEIR_NAME"
+            return DataError(source, "no rationale in any of its questions", expected, remedy)
+        remedy = "check data.train, data.limit and tree.row_tokens"
+        return DataError(source, "no example that the method can learn from", expected, remedy)
 
     @property
     def num_left_out(self) -> int:
