@@ -24,6 +24,7 @@ from compact_ds import config as configuration
 from compact_ds.compatibility.metrics import metrics
 from compact_ds.compatibility.running import METRICS, RunningScales
 from compact_ds.engine.ranks import Ranks, ranks_or_alone
+from compact_ds.errors import UserError
 from compact_ds.methods.added_metrics import with_added
 from compact_ds.methods.evidence import Evidence
 from compact_ds.methods.method import method
@@ -54,6 +55,9 @@ def run(
     """
     given = [f"data.train={json.dumps(data)}", *([f"student.model={json.dumps(student)}"] if student else [])]
     if config is None:
+        if student is None and not any(word.startswith(("student=", "student.model=")) for word in overrides):
+            expected = "the student that is to score"
+            raise UserError("--student", "nothing", expected, "give --student MODEL or --config CONFIG")
         given += ["run_dir=runs/score", "max_steps=1"]
     settings = configuration.load(config, [*given, *overrides]) if config else _defaults([*given, *overrides])
     tokeniser = Tokeniser(load_tokenizer(settings.student), settings.data.cue)

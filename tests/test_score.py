@@ -210,6 +210,20 @@ def test_an_output_that_would_be_neither_is_refused(folder: Path, capsys: pytest
     assert ".jsonl or .parquet" in capsys.readouterr().err
 
 
+def test_a_score_without_a_student_names_the_option(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", str(folder / "questions.jsonl")]) == 2
+    expected = "expected the student that is to score; give --student MODEL or --config CONFIG"
+    assert capsys.readouterr().err == f"compact-ds: error: --student: found nothing; {expected}\n"
+
+
+def test_a_run_folder_in_place_of_its_student_is_told_where_that_is(folder: Path, tmp_path: Path) -> None:
+    final = tmp_path / "run" / "final"
+    final.mkdir(parents=True)
+    (final / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match=f"a run's student is in its folder final: {final}$"):
+        score.run(str(folder / "questions.jsonl"), str(tmp_path / "run"), None, None, [])
+
+
 def test_what_no_row_can_hold_is_listed_and_counted(
     tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

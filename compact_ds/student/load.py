@@ -137,6 +137,8 @@ def from_pretrained(kind: Any, where: str, key: str, **arguments: Any) -> Any:
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         remedy = f"check the path or id ({reason:.160})"
+        if (Path(where) / "final" / "config.json").is_file():
+            remedy = f"a run's student is in its folder final: {Path(where) / 'final'}"
         raise ConfigError(key, where, "a folder, hub id, .gguf file, package:NAME or scratch", remedy) from None
 
 
