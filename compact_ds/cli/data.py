@@ -17,7 +17,9 @@ from compact_ds.cli.arguments import add_json, not_negative, positive
 
 def add_data(commands: Any) -> None:
     """Declare `data` and what is under it."""
-    data = commands.add_parser("data", help="look into data").add_subparsers(metavar="COMMAND", required=True)
+    data = commands.add_parser("data", help="rationales: ask for them, import, check, count, draw").add_subparsers(
+        metavar="COMMAND", required=True
+    )
     _add_import(data)
     _add_verify(data)
     _add_stats(data)
