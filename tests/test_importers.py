@@ -209,3 +209,25 @@ def test_broken_files_and_unknown_roles_are_refused(tmp_path: Path) -> None:
         list(rows(str(tmp_path / "nowhere.csv")))
     with pytest.raises(UserError, match="did you mean 'question'"):
         run([Source("x.jsonl")], tmp_path / "o", Settings(names={"questoin": "q"}))
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [(7, "7"), (" 7 ", "7"), (["7"], "7"), ([7], "7"), (0, "0"), (True, "True")]
+)
+def test_a_gold_answer_is_one_text_or_number(tmp_path: Path, given: object, kept: str) -> None:
+    file = write(tmp_path / "a.jsonl", [SCHEMA | {"answer": given}])
+    assert imported(tmp_path, [Source(str(file))])[1][0].answer == kept
+
+
+@pytest.mark.parametrize("given", [["7", "8"], {"value": "7"}])
+def test_several_gold_answers_are_refused(tmp_path: Path, given: object) -> None:
+    file = write(tmp_path / "a.jsonl", [SCHEMA | {"answer": given}])
+    with pytest.raises(DataError, match=r"expected one answer as text or a number; choose one of them, or name its"):
+        imported(tmp_path, [Source(str(file))])
+
+
+@pytest.mark.parametrize("empty", [float("nan"), None, [], [None]])
+def test_an_empty_cell_of_a_table_is_no_gold_answer(tmp_path: Path, empty: object) -> None:
+    file = write(tmp_path / "a.jsonl", [SCHEMA | {"answer": empty}])
+    report = run([Source(str(file))], tmp_path / "out.jsonl", Settings())
+    assert (report.questions, report.without_answer) == (0, [f"{file}:1"])

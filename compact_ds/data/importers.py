@@ -157,7 +157,7 @@ def _question(row: Mapping[str, Any], shape: Shape, settings: Settings, where: s
     else:
         text = _text(row, "question", settings, where)
     name = _name(row, "answer", settings)
-    answer = None if name is None or row[name] is None else str(row[name]).strip()
+    answer = None if name is None else _gold(row[name], where)
     if answer and name == _SOLUTION and "answer" not in settings.names:
         answer = final_answer(answer)
     elif answer and settings.extracts_answer:
@@ -238,6 +238,18 @@ def _listed(row: Mapping[str, Any], role: str, settings: Settings, where: str) -
     if value is not None and not isinstance(value, list | tuple):
         raise DataError(where, f"{value!r:.60}", f"the {role} as a list", f"check --field {role}=NAME")
     return value or ()
+
+
+def _gold(value: Any, where: str) -> str | None:
+    """A gold answer as text; None for a cell that is empty, of a list the only member."""
+    if isinstance(value, list | tuple) and len(value) <= 1:
+        value = value[0] if value else None
+    if value is None or value != value:  # a table's NaN
+        return None
+    if isinstance(value, list | tuple | Mapping):
+        expected = "one answer as text or a number"
+        raise DataError(where, f"{value!r:.60}", expected, "choose one of them, or name its field: --field answer=NAME")
+    return str(value).strip()
 
 
 def _required(row: Mapping[str, Any], role: str, settings: Settings, where: str) -> str:
