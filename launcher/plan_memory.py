@@ -69,11 +69,12 @@ def zero_settings(config: Config) -> ZeroSettings:
     if config.engine.deepspeed is not None:
         try:
             file = deepspeed_file(config.engine.deepspeed)
-            found = json.loads(file.read_text(encoding="utf-8")).get("zero_optimization", {})
-        except (OSError, ValueError):
-            raise ConfigError(
-                "engine.deepspeed", str(config.engine.deepspeed), "a readable JSON file", "check the path"
-            ) from None
+            found = dict(json.loads(file.read_text(encoding="utf-8")).get("zero_optimization", {}))
+        except (OSError, ValueError, TypeError, AttributeError):
+            expected = "a readable JSON file, an object whose zero_optimization is one too"
+            raise ConfigError("engine.deepspeed", str(config.engine.deepspeed), expected, "check the file") from None
+    # As files for transformers' Trainer have it: DeepSpeed then takes its default.
+    found = {key: value for key, value in found.items() if value != "auto"}
     stage = int(found.get("stage", config.engine.zero_stage))
     return ZeroSettings(
         stage=stage,

@@ -96,8 +96,13 @@ def architecture(config: Config, vocabulary_size: int | None = None) -> Any:
     elif name in shipped:
         file = shipped[name]
     if file.is_file() and file.suffix == ".json":
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return AutoConfig.for_model(found.pop("model_type"), **found)
+        try:
+            found = dict(json.loads(file.read_text(encoding="utf-8")))
+            return AutoConfig.for_model(found.pop("model_type"), **found)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            reason = f"{file} ({type(error).__name__}: {error})"
+            expected = "a config.json of transformers with a model_type that it knows"
+            raise ConfigError("student.model", reason, expected, "mend the file or give another student") from None
     try:
         return AutoConfig.from_pretrained(student.model, trust_remote_code=student.trust_remote_code)
     except (OSError, ValueError):

@@ -174,3 +174,21 @@ def test_the_command_prints_json(capsys: pytest.CaptureFixture[str], tmp_path: P
 def test_what_cannot_be_planned_is_named(given: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "arithmetic", *given]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"zero_optimization": []}', '{"zero_optimization": 3}'])
+def test_a_deepspeed_file_that_is_no_object_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "zero.json"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=r"engine\.deepspeed: found .*zero\.json; expected a readable JSON file, an obj"
+    ):
+        zero_settings(load("arithmetic", [f"engine.deepspeed={file}"]))
+
+
+def test_a_size_that_is_auto_is_deepspeeds_default(tmp_path: Path) -> None:
+    file = tmp_path / "zero.json"
+    zero = {"stage": 3, "reduce_bucket_size": "auto", "stage3_prefetch_bucket_size": "auto", "sub_group_size": 7}
+    file.write_text(json.dumps({"zero_optimization": zero}), encoding="utf-8")
+    found = zero_settings(load("arithmetic", [f"engine.deepspeed={file}"]))
+    assert (found.stage, found.reduce_bucket, found.prefetch, found.sub_group) == (3, 5e8, 5e7, 7)

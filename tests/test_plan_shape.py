@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from compact_ds.config import load
@@ -47,3 +49,10 @@ def test_a_student_that_is_nowhere_is_named() -> None:
         ConfigError, match=r"student\.model: found /nowhere/Llama-3\.2-1X.*did you mean 'Llama-3\.2-1B'"
     ):
         shape(load("arithmetic", ["student.model=/nowhere/Llama-3.2-1X", "student.scratch=null"]))
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"hidden_size": 3}', '{"model_type": "nothing"}'])
+def test_a_folder_whose_config_is_none_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"student\.model: found .*config\.json \(.*expected a config\.json of trans"):
+        shape(load("arithmetic", [f"student.model={tmp_path}", "student.scratch=null"]))
