@@ -2,10 +2,11 @@
 
     python tests/measure_seeds.py QUESTIONS METHOD-SEED.jsonl [METHOD-SEED.jsonl ...]
 
-QUESTIONS is a file of two-number word problems. Of each method's students two shares over questions: answers that are right,
-and texts whose last calculation is the right one (`measure_operation.py`). The 95 % intervals of differences are Student's t
-over seeds paired (seeds differ, questions are these) and a bootstrap over questions of means over seeds (the other way round).
-With uniform, compact and verified, also how far compact is above 80 % of the way from uniform to verified.
+QUESTIONS is a file of two-number word problems. Files of one student, as METHOD-SEED.first.jsonl and METHOD-SEED.second.jsonl,
+count as one of all their samples. Of each method's students two shares over questions: answers that are right, and texts whose
+last calculation is the right one (`measure_operation.py`). The 95 % intervals of differences are Student's t over seeds paired
+(seeds differ, questions are these) and a bootstrap over questions of means over seeds (the other way round). With uniform,
+compact and verified, also how far compact is above 80 % of the way from uniform to verified.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import itertools
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +64,16 @@ def _values(seeds: dict[int, dict[str, float]], common: list[int], questions: li
     return np.array([[seeds[seed][question] for question in questions] for seed in common])
 
 
+def pooled(files: list[Path], figure: Callable[[Path], dict[str, float]]) -> dict[str, float]:
+    """The figure of each question over all texts of the files, which have different numbers of samples."""
+    sizes = [len(read_rows(file)[0].get("samples", [file])) for file in files]
+    shares_of_files = [figure(file) for file in files]
+    return {
+        question: sum(n * one[question] for n, one in zip(sizes, shares_of_files, strict=True)) / sum(sizes)
+        for question in shares_of_files[0]
+    }
+
+
 def _run(file: Path) -> tuple[str, int]:
     method, _, seed = file.name.split(".")[0].rpartition("-")
     return method, int(seed)
@@ -74,10 +87,10 @@ def _place(file: Path) -> int:
 def main(questions: Path, files: list[Path]) -> None:
     kinds: dict[str, Figures] = {"right answers": defaultdict(dict), "right calculations": defaultdict(dict)}
     # In this order, so that a method is compared with those before it.
-    for file in sorted(files, key=_place):
-        method, seed = _run(file)
-        kinds["right answers"][method][seed] = right_answers(file)
-        kinds["right calculations"][method][seed] = shares(questions, file)
+    for (method, seed), own in itertools.groupby(sorted(files, key=lambda file: (_place(file), _run(file))), _run):
+        of_student = list(own)
+        kinds["right answers"][method][seed] = pooled(of_student, right_answers)
+        kinds["right calculations"][method][seed] = pooled(of_student, partial(shares, questions))
     for kind, figures in kinds.items():
         print(f"{kind}, mean of seeds (each)", *table(figures), sep="\n")
         for first, second in itertools.combinations(figures, 2):
