@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 import psutil
 
@@ -101,7 +102,7 @@ class Watch:
         looked = time.monotonic()
         while not self._ended.wait(self._interval):
             self._beat()
-            if (self._folder / heartbeat.STOP).exists() or _nobody_reads(sys.stderr.fileno()):
+            if (self._folder / heartbeat.STOP).exists() or _nobody_reads(sys.stderr):
                 self._stop()
             self._leave_if_alone()
             if self._place.rank == 0 and time.monotonic() - looked > LOOK_SECONDS:
@@ -157,9 +158,13 @@ def _local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def _nobody_reads(descriptor: int) -> bool:
-    """Whether a pipe has lost its reader; False for files and terminals."""
-    if not hasattr(select, "poll"):
+def _nobody_reads(stream: TextIO | None) -> bool:
+    """Whether a pipe has lost its reader; False for files, terminals and what a notebook puts in their place."""
+    try:
+        descriptor = stream.fileno() if stream is not None and hasattr(select, "poll") else None
+    except (OSError, ValueError):
+        descriptor = None
+    if descriptor is None:
         return False
     poller = select.poll()
     poller.register(descriptor, 0)
