@@ -129,6 +129,8 @@ BROKEN_LINES: list[tuple[object, str, str]] = [
     (row(rationales={"ann": "a"}), "'rationales'", "list of objects"),
     (row(rationales=["a"]), "'rationales': 'a' (str)", "object with teacher"),
     (row(rationales=[{"text": "a"}]), "no field 'teacher'", "data.fields.teacher="),
+    (row(rationales=[PEN | {"teacher": "an\n安"}]), r"teacher 'an\n安'", "a name without control characters"),
+    (row(rationales=[PEN | {"teacher": "\x1b[31m"}]), r"teacher '\x1b[31m'", "a name without control characters"),
     (row(rationales=[PEN | {"text": "\n"}]), "empty 'text'", "not blank"),
     (row(rationales=[PEN | {"text": ["a"]}]), "'text': ['a'] (list)", "text"),
     (row(rationales=[PEN | {"is_correct": "yes"}]), "'is_correct'", "true or false"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from unicodedata import category
 
 from compact_ds.data.records import Example, Rationale
 from compact_ds.data.steps import cut
@@ -46,6 +47,11 @@ class FieldMap:
         if not isinstance(entry, Mapping):
             raise self._wrong_type("rationales", entry, "an object with teacher and text", where)
         teacher = self._text(entry, "teacher", where)
+        # The name stands in tables, plots and on a terminal, where a line break or an escape does harm.
+        if not teacher.isprintable() and any(category(character) in ("Cc", "Zl", "Zp") for character in teacher):
+            raise DataError(
+                where, f"the teacher {teacher!r:.100}", "a name without control characters", "rename the teacher"
+            )
         text = self._text(entry, "text", where)
         verdict = entry.get(self._names["is_correct"])
         if verdict is not None and not isinstance(verdict, bool):
