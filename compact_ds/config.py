@@ -5,6 +5,7 @@ Owns files, overrides and the wording of what is wrong. Names, types, bounds and
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
         raise ConfigError(str(file), type(raw).__name__, "a mapping of config keys", f"see {SHIPPED}/arithmetic.yaml")
     for override in overrides or []:
         override_key(raw, override)
-    return resolve(raw, str(file))
+    return resolve(raw, str(file), [override.partition("=")[0] for override in overrides or []])
 
 
 def plain_data(file: Path) -> Any:
@@ -78,8 +79,8 @@ def deepspeed_file(path: Path) -> Path:
     return shipped if not path.is_file() and path.parent == Path("configs/deepspeed") and shipped.is_file() else path
 
 
-def resolve(raw: dict[str, Any], source: str) -> Config:
-    """The typed config of plain data. Raises ConfigError naming the first wrong key."""
+def resolve(raw: dict[str, Any], source: str, overridden: Sequence[str] = ()) -> Config:
+    """The typed config of plain data, from `source` but for the `overridden` keys. Raises ConfigError for the first wrong one."""
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
@@ -88,12 +89,17 @@ def resolve(raw: dict[str, Any], source: str) -> Config:
         if isinstance(own, ConfigError):
             raise own from None
         key = ".".join(str(part) for part in first["loc"])
-        where = f"{source}: {key}" if key else source
+        of_command = any(f"{key}.".startswith(f"{own}.") for own in overridden)
+        where = f"{'command line' if of_command else source}: {key}" if key else source
         if first["type"] == "extra_forbidden":
             remedy = nearest(str(first["loc"][-1]), _keys_beside(first["loc"]))
             raise ConfigError(where, first["input"], "a known config key", remedy) from None
         if first["type"] == "missing":
             raise ConfigError(where, "nothing", "a value", f"give it in the file or as {key}=VALUE") from None
+        if first["type"] in ("model_type", "dict_type"):
+            raise ConfigError(where, first["input"], "a section", f"give its keys: {key}.KEY=VALUE") from None
+        if first["type"] == "list_type":
+            raise ConfigError(where, first["input"], "a list", f"write {key}=[{first['input']}]") from None
         raise ConfigError(where, first["input"], first["msg"].lower(), "change the value") from None
 
 
@@ -120,9 +126,20 @@ def override_key(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(key, text, "a YAML value", "quote it") from None
 
 
+def keys(section: Any = Config, prefix: str = "") -> Iterator[str]:
+    """Every key, as `optimizer.lr`."""
+    for name, field in section.model_fields.items():
+        inner = _section(field.annotation)
+        yield from keys(inner, f"{prefix}{name}.") if inner is not None else (f"{prefix}{name}",)
+
+
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     section: Any = Config
     for part in location[:-1]:
-        annotation = section.model_fields[str(part)].annotation
-        section = next(a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields"))
+        section = _section(section.model_fields[str(part)].annotation)
     return list(section.model_fields)
+
+
+def _section(annotation: Any) -> Any:
+    """The section that a field holds, optional or not; None for a plain value."""
+    return next((a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")), None)

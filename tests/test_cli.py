@@ -47,7 +47,22 @@ def test_help_is_fast_since_nothing_heavy_is_imported() -> None:
     [
         (["nonsense"], "invalid choice: 'nonsense'"),
         (["train"], "the following arguments are required: CONFIG"),
-        (["train", "arithmetic", "--resum"], "unknown argument --resum; expected"),
+        (
+            ["train", "arithmetic", "--resum"],
+            "found unknown argument --resum; expected what the help page says; try compact-ds train --help",
+        ),
+        (["train", "arithmetic", "--max_steps", "3"], "settings have no dashes: max_steps=VALUE"),
+        (["train", "arithmetic", "--batch-size=4"], "data.batch_size=VALUE or "),
+        (["data", "stats", "f", "--max_steps", "3"], "try compact-ds data stats --help"),
+        (
+            ["train", "arithmetic", "data=good.jsonl"],
+            "command line: data: found good.jsonl; expected a section; give its keys: data.KEY=VALUE",
+        ),
+        (
+            ["train", "arithmetic", "data.teachers=ann"],
+            "command line: data.teachers: found ann; expected a list; write data.teachers=[ann]",
+        ),
+        (["train", "arithmetic", "optimizer.lr=abc"], "command line: optimizer.lr: found abc; expected"),
         (["train", "nowhere.yaml"], "nowhere.yaml: found no such file"),
         (
             ["train", "arithmetic", "max_stps=3"],

@@ -144,7 +144,7 @@ def test_questions_whose_rationales_have_another_name(write: Write, refused: Ref
 
 def test_an_unknown_key(tmp_path: Path, refused: Refused, words: Words) -> None:
     known, remedy = "a known config key", "did you mean 'warmup_steps'?"
-    where = f"{SHIPPED / 'arithmetic.yaml'}: optimizer.warmup_step"
+    where = "command line: optimizer.warmup_step"
     refused(words("optimizer.warmup_step=3"), where, "3", known, remedy)
     file = tmp_path / "mine.yaml"
     config = yaml.safe_load((SHIPPED / "arithmetic.yaml").read_text(encoding="utf-8"))

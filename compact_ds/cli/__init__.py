@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         set_up(arguments.quiet)
         rest = take_late_overrides(arguments, rest)
         if rest:
-            parser.error(f"unknown argument {rest[0]}")
+            own = next(one.prog for one in parsers(parser) if one.get_default("run") is arguments.run)
+            raise _unknown(rest[0], own, hasattr(arguments, "overrides"))
         command: Callable[[argparse.Namespace], int] = arguments.run
         return command(arguments)
     except UserError as error:
@@ -75,6 +76,16 @@ def _parser() -> Parser:
         if one.get_default("run") is not None:
             one.add_argument("--quiet", action="store_true", help="no progress bars and no remarks")
     return parser
+
+
+def _unknown(word: str, command: str, takes_settings: bool) -> UserError:
+    """The error for an option that the command does not have; for a setting with dashes before it, how it is written."""
+    from compact_ds.config import keys
+
+    setting = word.lstrip("-").partition("=")[0].replace("-", "_")
+    meant = [f"{key}=VALUE" for key in keys() if f".{key}".endswith(f".{setting}")] if takes_settings else []
+    remedy = f"settings have no dashes: {' or '.join(meant)}" if meant else f"try {command} --help"
+    return UserError("command line", f"unknown argument {word}", "what the help page says", remedy)
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
