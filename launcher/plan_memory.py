@@ -69,7 +69,7 @@ def zero_settings(config: Config) -> ZeroSettings:
     if config.engine.deepspeed is not None:
         try:
             file = deepspeed_file(config.engine.deepspeed)
-            found = dict(json.loads(file.read_text(encoding="utf-8")).get("zero_optimization", {}))
+            found = {**json.loads(file.read_text(encoding="utf-8")).get("zero_optimization", {})}
         except (OSError, ValueError, TypeError, AttributeError):
             expected = "a readable JSON file, an object whose zero_optimization is one too"
             raise ConfigError("engine.deepspeed", str(config.engine.deepspeed), expected, "check the file") from None
