@@ -48,7 +48,7 @@ class FieldMap:
             raise self._wrong_type("rationales", entry, "an object with teacher and text", where)
         teacher = self._text(entry, "teacher", where)
         # The name stands in tables, plots and on a terminal, where a line break or an escape does harm.
-        if not teacher.isprintable() and any(category(character) in ("Cc", "Zl", "Zp") for character in teacher):
+        if not teacher.isprintable() and any(category(character) == "Cc" for character in teacher):
             raise DataError(
                 where, f"the teacher {teacher!r:.100}", "a name without control characters", "rename the teacher"
             )
