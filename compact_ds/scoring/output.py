@@ -6,6 +6,7 @@ Owns the forms. The rows themselves are `score`'s.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -67,13 +68,18 @@ def totals(rows: list[dict[str, Any]], added: Iterable[str] = ()) -> dict[str, A
 def top(rows: list[dict[str, Any]], settings: Config, number: int) -> dict[str, list[dict[str, Any]]]:
     """The `most` and `least` compatible rationales: their row, their steps, and the epiphany's place among the steps.
 
-    Compatible is what has the largest weight relative to an equal share of its question's rationales.
+    Compatible is what has the largest weight relative to an equal share: a teacher's of the question, divided among the
+    rationales that it gave, as `weights` has it.
     """
-    voices: dict[str, int] = {}
-    for row in rows:
-        voices[row["id"]] = voices.get(row["id"], 0) + 1
-    several = [row for row in rows if voices[row["id"]] > 1]
-    ordered = sorted(several, key=lambda row: (-row["weight"] * voices[row["id"]], row["token_loss"]))
+    of_question = Counter(row["id"] for row in rows)
+    of_teacher = Counter((row["id"], row["teacher"]) for row in rows)
+    voices = Counter(question for question, _ in of_teacher)
+    several = [row for row in rows if of_question[row["id"]] > 1]
+
+    def relative(row: dict[str, Any]) -> float:
+        return float(row["weight"] * voices[row["id"]] * of_teacher[row["id"], row["teacher"]])
+
+    ordered = sorted(several, key=lambda row: (-relative(row), row["token_loss"]))
     ends = {"most": ordered[:number], "least": ordered[::-1][:number]}
     wanted = {row["id"] for end in ends.values() for row in end}
     examples = {
