@@ -35,7 +35,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
 def plain_data(file: Path) -> Any:
     """What a YAML file says. Raises ConfigError where it is no YAML in UTF-8 or gives a key twice."""
     try:
-        return yaml.load(file.read_bytes().decode("utf-8"), _OnceEach)
+        return _OnceEach(file.read_bytes().decode("utf-8")).get_single_data()
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         found = f"byte {error.object[error.start]:#04x}"
@@ -47,17 +47,20 @@ def plain_data(file: Path) -> Any:
 
 
 class _OnceEach(yaml.SafeLoader):
-    """Refuses a key that a mapping has already: YAML forbids it, PyYAML drops the first value without a word."""
+    """`yaml.safe_load`'s loader, but that it refuses a key which a mapping has already.
+
+    YAML forbids it; PyYAML drops the first value without a word.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         first: dict[str, int] = {}
         for key, _ in node.value:
             # `<<` merges another mapping, and may do so again.
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                line = key.start_mark.line + 1
-                if first.setdefault(key.value, line) != line:
+                if key.value in first:
                     problem = f"the key {key.value} again, as on line {first[key.value]}"
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                first[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
 

@@ -144,6 +144,12 @@ def test_a_key_given_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
         load(file)
 
 
+def test_a_key_given_twice_on_one_line_is_refused(tmp_path: Path) -> None:
+    file = _file(tmp_path, MINIMAL + "compatibility: {tau: 0.5, tau: 0.7}\n")
+    with pytest.raises(ConfigError, match=r"run\.yaml:7: found the key tau again, as on line 7"):
+        load(file)
+
+
 def test_a_merged_mapping_may_be_overridden(tmp_path: Path) -> None:
     text = MINIMAL + "compatibility: {<<: {tau: 0.5, floor: 0.1}, tau: 0.7}\n"
     loaded = load(_file(tmp_path, text)).compatibility
