@@ -15,6 +15,7 @@ import torch
 
 from compact_ds.data.readers import read
 from compact_ds.engine.allocator import returning_freed_memory
+from compact_ds.engine.precision import remark_imitated_bf16
 from compact_ds.engine.ranks import Ranks, ranks_or_alone
 from compact_ds.errors import UserError
 from compact_ds.evaluation import paired, samples
@@ -25,7 +26,7 @@ from compact_ds.evaluation.perplexity import perplexity, text_losses, texts_of
 from compact_ds.evaluation.retention import option_figures
 from compact_ds.evaluation.statistics import interval
 from compact_ds.sections import DataConfig, StudentConfig
-from compact_ds.student.load import load_tokenizer, load_weights
+from compact_ds.student.load import DTYPES, load_tokenizer, load_weights
 from compact_ds.tree.tokenise import Tokeniser
 
 _TIMEOUT_SECONDS = 7200
@@ -35,7 +36,8 @@ _TIMEOUT_SECONDS = 7200
 class Asked:
     """What to measure. `options` scores the options that the questions of `data` list, instead of generating.
 
-    `cue` stands before the gold answer where its loss is taken, None the default of `data.cue`.
+    `cue` stands before the gold answer where its loss is taken, None the default of `data.cue`. `precision` is `fp32` or `bf16`,
+    None what the weights were saved in.
     """
 
     model: str
@@ -50,6 +52,7 @@ class Asked:
     against: Path | None = None
     split: str = "test"
     cue: str | None = None
+    precision: str | None = None
 
 
 def run(asked: Asked) -> dict[str, Any] | None:
@@ -59,7 +62,10 @@ def run(asked: Asked) -> dict[str, Any] | None:
     with ranks_or_alone(_TIMEOUT_SECONDS) as group, returning_freed_memory():
         cue = DataConfig(train="").cue if asked.cue is None else asked.cue
         tokeniser = Tokeniser(load_tokenizer(StudentConfig(model=asked.model)), cue)
-        lm = load_weights(asked.model, "MODEL", dtype="auto").to(group.device).eval()
+        dtype = "auto" if asked.precision is None else DTYPES[asked.precision]
+        lm = load_weights(asked.model, "MODEL", dtype=dtype).to(group.device).eval()
+        if group.is_first:
+            remark_imitated_bf16(lm.dtype, group.device, "--precision fp32")
         result: dict[str, Any] = {}
         rows: list[dict[str, Any]] = []
         if asked.data is not None:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from compact_ds import config as configuration
 from compact_ds.compatibility.metrics import metrics
 from compact_ds.compatibility.running import METRICS, RunningScales
+from compact_ds.engine.precision import remark_imitated_bf16
 from compact_ds.engine.ranks import Ranks, ranks_or_alone
 from compact_ds.errors import UserError
 from compact_ds.methods.added_metrics import with_added
@@ -137,6 +138,8 @@ def _measure(settings: Config, training_set: TrainingSet, tokeniser: Tokeniser, 
     """This rank's share of the examples, those that an earlier run has not measured."""
     lm = load_lm(settings, len(tokeniser.tokenizer))
     device = group.device
+    if group.is_first:
+        remark_imitated_bf16(lm.dtype, device, "engine.precision=fp32")
     module = Student(lm, settings.tree.layout, settings.tree.probes, settings.kernels).to(device).eval()
     identity = {"data": training_set.content, **student_identity(settings), "ranks": group.world_size}
     identity |= {"tree": settings.tree.model_dump(mode="json"), "precision": settings.engine.precision}

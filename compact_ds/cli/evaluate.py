@@ -9,7 +9,7 @@ from typing import Any
 from compact_ds.cli.arguments import add_json, count, names, not_negative, positive, print_figures
 from compact_ds.errors import UserError
 
-_FOR_THE_HARNESS = ("model", "lm_eval", "lm_eval_include", "limit", "batch_size", "json", "run")
+_FOR_THE_HARNESS = ("model", "lm_eval", "lm_eval_include", "limit", "batch_size", "precision", "json", "run")
 
 
 def add_evaluate(commands: Any) -> None:
@@ -23,6 +23,9 @@ def add_evaluate(commands: Any) -> None:
     evaluate.add_argument("--limit", type=positive, metavar="N", help="only the first N questions")
     evaluate.add_argument(
         "--batch-size", type=positive, default=32, metavar="B", help="questions at a time (default: 32)"
+    )
+    evaluate.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="of the weights (default: what they were saved in)"
     )
     _add_decoding(evaluate)
     evaluate.add_argument(
@@ -73,10 +76,11 @@ def _eval(arguments: argparse.Namespace) -> int:
     if arguments.lm_eval:
         from compact_ds.evaluation.harness import run_tasks
 
-        include, limit = arguments.lm_eval_include, arguments.limit
-        print_figures(
-            run_tasks(arguments.model, names(arguments.lm_eval), include, limit, arguments.batch_size), arguments.json
-        )
+        figures = run_tasks(
+            arguments.model, names(arguments.lm_eval), arguments.lm_eval_include, arguments.limit, arguments.batch_size,
+            arguments.precision,
+        )  # fmt: skip
+        print_figures(figures, arguments.json)
         return 0
     from compact_ds import evaluate
     from compact_ds.evaluation.decoding import Decoding
@@ -89,7 +93,7 @@ def _eval(arguments: argparse.Namespace) -> int:
         evaluate.Asked(
             arguments.model, arguments.data, decoding, arguments.batch_size, arguments.limit, arguments.options,
             arguments.rationales, arguments.perplexity, arguments.output, arguments.against, arguments.split,
-            arguments.cue,
+            arguments.cue, arguments.precision,
         )
     )  # fmt: skip
     if result is not None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from compact_ds.config import deepspeed_file
 from compact_ds.engine.frozen import frozen_hashes
 from compact_ds.engine.gradient_shards import gradient_shards
+from compact_ds.engine.precision import remark_imitated_bf16
 from compact_ds.engine.ranks import Ranks
 from compact_ds.engine.traffic import Traffic
 from compact_ds.engine.trained_state import TrainedState
@@ -51,6 +52,8 @@ class Engine:
         self.settings = deepspeed_settings(config)
         if self.zero_stage == 0 and config.engine.precision == "bf16":
             raise ConfigError("engine.precision", "bf16", "ZeRO stage 1, 2 or 3", "set engine.zero_stage=1")
+        if ranks.is_first:
+            remark_imitated_bf16(next(student.parameters()).dtype, ranks.device, "engine.precision=fp32")
         if universal:
             self.settings["checkpoint"] = {"load_universal": True}
         # ZeRO spreads the first rank's parameters, whatever the others hold.

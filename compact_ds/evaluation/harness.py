@@ -10,17 +10,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from compact_ds.engine.precision import remark_imitated_bf16
 from compact_ds.errors import UserError, nearest
 from compact_ds.launcher.devices import uses_gpu
 from compact_ds.sections import StudentConfig
-from compact_ds.student.load import load_tokenizer, load_weights
+from compact_ds.student.load import DTYPES, load_tokenizer, load_weights
 
 
 def run_tasks(
-    model: str, tasks: Sequence[str], include: Path | None, limit: int | None, batch_size: int
+    model: str,
+    tasks: Sequence[str],
+    include: Path | None,
+    limit: int | None,
+    batch_size: int,
+    precision: str | None = None,
 ) -> dict[str, Any]:
     """`TASK/METRIC` to its figure (with the filter's name where it is not `none`), `TASK/METRIC_stderr` to its standard error.
 
+    `precision` is `fp32` or `bf16`, None what the weights were saved in.
     Raises UserError when the harness is not installed or does not know a task.
     """
     try:
@@ -37,7 +46,9 @@ def run_tasks(
     if unknown:
         remedy = nearest(unknown[0], manager.all_tasks)
         raise UserError("--lm-eval", unknown[0], "a task of lm-eval or of --lm-eval-include", remedy)
-    lm = load_weights(model, "MODEL", dtype="auto").to("cuda" if uses_gpu() else "cpu").eval()
+    device = torch.device("cuda" if uses_gpu() else "cpu")
+    lm = load_weights(model, "MODEL", dtype="auto" if precision is None else DTYPES[precision]).to(device).eval()
+    remark_imitated_bf16(lm.dtype, device, "--precision fp32")
     student = HFLM(pretrained=lm, tokenizer=load_tokenizer(StudentConfig(model=model)), batch_size=batch_size)
     found = lm_eval.simple_evaluate(
         model=student, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=False, bootstrap_iters=1000

@@ -41,7 +41,8 @@ class EngineConfig(Section):
     deepspeed: Path | None = None
     """A DeepSpeed JSON laid over what the other keys give; its `zero_optimization.stage` wins over `zero_stage`."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Type of weights and activations; the optimizer's copy is fp32 either way."""
+    """Type of weights and activations; the optimizer's copy is fp32 either way. A CPU without instructions for bf16 imitates it,
+    several times slower than fp32, and a run says so."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """How fp32 products may round their factors, as `torch.set_float32_matmul_precision` takes it: `highest` not at all, `high`
     to TF32 on GPUs, `medium` to bf16 where the processor multiplies that faster. Sums and what is stored stay fp32."""
