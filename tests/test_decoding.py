@@ -111,3 +111,58 @@ def test_a_text_ends_where_the_model_ends_its_turn(lm: Any, listed: bool) -> Non
     asked = [torch.tensor(TOKENIZER(text)["input_ids"]) for text in ("What", "7 does")]
     found = decode(model, TOKENIZER, asked, Decoding(9, stops_at_answer=False), KEYS[:2])
     assert found == [["The answer is 7 ."], ["5 plus times max make makes 0 1 6"]]
+
+
+class Reader:
+    """A byte-level tokenizer's stand-in, a token a byte, that notes how many tokens each call had; token 256 is not shown."""
+
+    all_special_ids, pad_token_id, eos_token_id = (256, 257), 257, 257
+
+    def __init__(self) -> None:
+        self.read: list[int] = []
+
+    def decode(self, ids: Any, skip_special_tokens: bool) -> str:
+        assert skip_special_tokens
+        self.read.append(len(ids))
+        return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
+
+
+class Dictation:
+    """A model that writes one text after any prompt, a byte at a time."""
+
+    def __init__(self, lm: Any, tokens: list[int]) -> None:
+        self.config, self.generation_config = lm.config, SimpleNamespace(eos_token_id=257)
+        self.device = torch.device("cpu")
+        self._tokens = iter(tokens)
+
+    def __call__(self, input_ids: torch.Tensor, **_: Any) -> Any:
+        logits = torch.zeros(len(input_ids), 1, 258)
+        logits[:, -1, next(self._tokens, 257)] = 1.0
+        return SimpleNamespace(logits=logits)
+
+
+STOP = "—nächste Frage"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (["Käse kostet 3 €. " * 20, "The answer is 7. Then"], "Käse kostet 3 €. " * 20 + "The answer is 7."),
+        (["a" * 31, "### Answer\n7\nThus"], "a" * 31 + "### Answer\n7"),
+        ([f"No option fits. {'b ' * 99}", "#### 12\nx"], f"No option fits. {'b ' * 99}#### 12"),
+        (["c " * 99, STOP, "The answer is 1. So"], "c " * 99),
+        (["d " * 99, "The answer is 1", STOP], "d " * 99 + "The answer is 1"),
+        (["e " * 99], "e " * 99),
+    ],
+)
+def test_a_text_ends_where_the_whole_of_it_says(lm: Any, written: list[str], expected: str) -> None:
+    """With a special token after every byte, which the text does not show."""
+    tokens = [token for byte in "".join(written).encode() for token in (byte, 256)]
+    found = decode(Dictation(lm, tokens), Reader(), [torch.tensor([1])], Decoding(2000, stop=(STOP,)), [0])
+    assert found == [[expected]]
+
+
+def test_the_work_grows_with_the_text_and_not_with_its_square(lm: Any) -> None:
+    tokens, reader = list(b"one more word " * 100), Reader()
+    decode(Dictation(lm, tokens), reader, [torch.tensor([1])], Decoding(1400, stop=("stop",)), [0])
+    assert sum(reader.read) <= 32 * 1400 + 1400

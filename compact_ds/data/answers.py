@@ -102,13 +102,18 @@ def final_answer(text: str) -> str | None:
     return answer or None
 
 
+def may_announce(text: str) -> bool:
+    """Whether `text` has a word without which no answer is announced. Cheap; most texts that have one announce none."""
+    return _MAY_ANNOUNCE.search(text) is not None
+
+
 def through_answer(text: str) -> str | None:
     """`text` up to the end of its first answer sentence; None while that sentence may still go on.
 
     A sentence is over when another has begun or its line has ended. After `####`, which heads sections too, only a number
     counts.
     """
-    if not _MAY_ANNOUNCE.search(text):
+    if not may_announce(text):
         return None
     for announced in CONCLUSION.finditer(text):
         words = announced.group()

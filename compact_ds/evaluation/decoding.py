@@ -18,8 +18,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from compact_ds.data.answers import through_answer
+from compact_ds.data.answers import may_announce, through_answer
 from compact_ds.student.end_tokens import end_tokens
+
+_TAIL = 32
+"""Tokens that hold the longest word of `may_announce`, whatever the vocabulary."""
+_TOKENS_OF_A_CHARACTER = 4
+"""At most, as bytes."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,8 @@ def decode(
     A sampled text depends on `decoding.seed`, its prompt's key and its number alone, up to rounding: not on its batch.
     """
     ids_RL, mask_RL = pad_left(prompts, tokenizer.pad_token_id)
-    ends = frozenset(end_tokens(lm, tokenizer))
-    texts = [_Text(tokenizer, ends, decoding, key, sample) for key in keys for sample in range(decoding.samples)]
+    ends, unseen = frozenset(end_tokens(lm, tokenizer)), frozenset(tokenizer.all_special_ids)
+    texts = [_Text(tokenizer, ends, unseen, decoding, key, n) for key in keys for n in range(decoding.samples)]
     cache = DynamicCache(config=lm.config)
     mask_AL = mask_RL.to(lm.device)
     positions = (mask_AL.cumsum(1) - 1).clamp(min=0)
@@ -85,12 +90,16 @@ def pad_left(sequences: Sequence[Tensor], value: int) -> tuple[Tensor, Tensor]:
 
 
 class _Text:
-    """One text while it is written."""
+    """One text while it is written: `ends` are the tokens that end it, `unseen` those that leave nothing in it."""
 
-    def __init__(self, tokenizer: Any, ends: frozenset[int], decoding: Decoding, key: int, sample: int) -> None:
-        self._tokenizer, self._ends, self._decoding = tokenizer, ends, decoding
+    def __init__(
+        self, tokenizer: Any, ends: frozenset[int], unseen: frozenset[int], decoding: Decoding, key: int, sample: int
+    ) -> None:
+        self._tokenizer, self._ends, self._unseen, self._decoding = tokenizer, ends, unseen, decoding
         self._draw = np.random.default_rng([decoding.seed, key, sample])
         self._ids: list[int] = []
+        self._tail = max(_TAIL, *(_TOKENS_OF_A_CHARACTER * len(string) + 1 for string in decoding.stop), 0)
+        self._announces = False
         self._end: str | None = None
 
     def uniform(self) -> float:
@@ -101,16 +110,25 @@ class _Text:
         """Append a token; False when the text is complete."""
         if token in self._ends:
             return False
-        self._ids.append(token)
-        if self._decoding.stops_at_answer or self._decoding.stop:
-            self._end = self._stopped(self._so_far())
+        if token not in self._unseen:
+            self._ids.append(token)
+            if self._may_end():
+                self._end = self._stopped(self._text(self._ids))
         return self._end is None
 
     def finished(self) -> str:
-        return self._so_far() if self._end is None else self._end
+        return self._text(self._ids) if self._end is None else self._end
 
-    def _so_far(self) -> str:
-        return str(self._tokenizer.decode(self._ids, skip_special_tokens=True))
+    def _may_end(self) -> bool:
+        """Told by the last tokens alone: to read a long text again for each of its tokens takes as long as to write them."""
+        if not (self._announces or self._decoding.stop or self._decoding.stops_at_answer):
+            return False
+        tail = "" if self._announces else self._text(self._ids[-self._tail :])
+        self._announces = self._announces or (self._decoding.stops_at_answer and may_announce(tail))
+        return self._announces or any(string in tail for string in self._decoding.stop)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
     def _stopped(self, text: str) -> str | None:
         places = [place for place in (text.find(string) for string in self._decoding.stop) if place >= 0]
