@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from compact_ds import config as configuration
 from compact_ds.compatibility.metrics import metrics
@@ -30,8 +29,9 @@ from compact_ds.methods.added_metrics import with_added
 from compact_ds.methods.evidence import Evidence
 from compact_ds.methods.method import method
 from compact_ds.optimizer_step.training_set import TrainingSet
-from compact_ds.scoring.journal import ScoreJournal, journal_file, merged, student_identity
-from compact_ds.scoring.output import top, totals, write
+from compact_ds.progress import progress_bar
+from compact_ds.scoring.journal import Measured, ScoreJournal, journal_file, student_identity
+from compact_ds.scoring.output import Ends, Totals, writer
 from compact_ds.sections import Config
 from compact_ds.student.load import load_lm, load_tokenizer
 from compact_ds.student.measure import Measurement, Student, measure
@@ -70,14 +70,18 @@ def run(
         group.barrier()
         if not group.is_first:
             return None
-        rows = weighed(merged(place, group.world_size), settings)
+        totals, ends = Totals(settings.compatibility.added), Ends(num_shown)
+        with writer(output, settings.compatibility.added) as write:
+            for rows in weighed(Measured(place, group.world_size), settings):
+                totals.add(rows)
+                ends.add(rows)
+                write(rows)
         if output is not None:
-            write(rows, output)
             _tell_left_out(training_set, output.with_name(f"{output.name}.left_out.jsonl"))
         for rank in range(group.world_size):
             journal_file(place, rank).unlink()
-    found = totals(rows, settings.compatibility.added) | {"left_out": training_set.num_left_out}
-    return found | ({"top": top(rows, settings, num_shown)} if num_shown else {})
+    found = totals.figures() | {"left_out": training_set.num_left_out}
+    return found | ({"top": ends.figures(settings)} if num_shown else {})
 
 
 def _tell_left_out(training_set: TrainingSet, file: Path) -> None:
@@ -88,18 +92,21 @@ def _tell_left_out(training_set: TrainingSet, file: Path) -> None:
         _LOG.warning("score: %d rationales do not fit tree.row_tokens, see %s", training_set.num_left_out, file)
 
 
-def weighed(measured: list[dict[str, Any]], settings: Config) -> list[dict[str, Any]]:
-    """The measured rows with metrics and weights, keys as DESIGN's section 7 names them."""
+def weighed(measured: Measured, settings: Config) -> Iterator[list[dict[str, Any]]]:
+    """The rows of some examples at a time with metrics and weights, keys as DESIGN's section 7 names them."""
     scales = RunningScales(settings.compatibility.decay, num_added=len(settings.compatibility.added))
-    parts = [_Part(part) for part in _parts(measured)]
-    for _ in range(2):
-        # Difficulty is measured against the mean loss, so its scale needs the mean first.
-        total = torch.zeros(scales.size, dtype=torch.float64)
-        for part in parts:
-            metrics_MR = part.evidence(scales, settings).metrics_MR
-            total += scales.contribution(metrics_MR, part.loss_R, part.example_R, part.num_examples)
-        scales.sums = total
-    return [row for part in parts for row in part.rows(scales, settings)]
+    with progress_bar(True, total=3 * len(measured), desc="weigh", unit="question") as bar:
+        for _ in range(2):
+            # Difficulty is measured against the mean loss, so its scale needs the mean first.
+            total = torch.zeros(scales.size, dtype=torch.float64)
+            for part in _parts(measured):
+                metrics_MR = part.evidence(scales, settings).metrics_MR
+                total += scales.contribution(metrics_MR, part.loss_R, part.example_R, part.num_examples)
+                bar.update(part.num_examples)
+            scales.sums = total
+        for part in _parts(measured):
+            yield list(part.rows(scales, settings))
+            bar.update(part.num_examples)
 
 
 class _Part:
@@ -145,7 +152,7 @@ def _measure(settings: Config, training_set: TrainingSet, tokeniser: Tokeniser, 
     identity |= {"tree": settings.tree.model_dump(mode="json"), "precision": settings.engine.precision}
     journal = ScoreJournal(place, group.rank, identity)
     examples = [i for i in training_set.usable[group.rank :: group.world_size] if i not in journal.done]
-    bar = tqdm(total=len(examples), desc="score", unit="question", disable=not group.is_first)
+    bar = progress_bar(group.is_first, total=len(examples), desc="score", unit="question")
     for batch, records, places in training_set.batches_of(examples):
         moved = batch.to(device)
         lse_N, z_N1 = module(moved)
@@ -188,10 +195,10 @@ def _rows(
         }
 
 
-def _parts(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    grouped = (list(own) for _, own in itertools.groupby(rows, key=lambda row: row["place"]))
-    while part := list(itertools.islice(grouped, _EXAMPLES)):
-        yield [row for own in part for row in own]
+def _parts(measured: Measured) -> Iterator[_Part]:
+    examples = iter(measured)
+    while part := list(itertools.islice(examples, _EXAMPLES)):
+        yield _Part([row for own in part for row in own])
 
 
 def _defaults(overrides: list[str]) -> Config:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from tqdm import tqdm
 
 from compact_ds.errors import UserError, nearest
 from compact_ds.kernels.bench_data import DISTRIBUTIONS, describe, make_problem
@@ -34,6 +33,7 @@ from compact_ds.kernels.bench_reference import Reference
 from compact_ds.kernels.bench_report import FAILED, SKIPPED, Row, of_matrix_rate, print_tables, write
 from compact_ds.kernels.bench_shapes import PUBLISHED, SHAPES, YARDSTICK, Shape, shape_named
 from compact_ds.kernels.bench_trial import Trial, check, guard, rows_of, time_in_turn
+from compact_ds.progress import progress_bar
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -86,7 +86,7 @@ def run(options: Options) -> int:
     rows: list[Row] = []
     whole: dict[str, Any] = {}
     total = len(plan.inputs) * len(plan.providers) * (1 + plan.repeats)
-    with tqdm(total=total, unit="pass", file=sys.stderr, disable=None) as progress:
+    with progress_bar(sys.stderr.isatty(), total=total, unit="pass", file=sys.stderr) as progress:
         for shape, num_rows, distribution in plan.inputs:
             progress.set_description(f"{shape.name}, {num_rows} rows, {distribution}")
             rows += _run_input(plan, shape, num_rows, distribution, watch, memory, progress)

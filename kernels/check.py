@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from compact_ds.errors import UserError, nearest
 from compact_ds.kernels.tiles import TARGETS, Target
+from compact_ds.progress import progress_bar
 
 if TYPE_CHECKING:
     from compact_ds.kernels.compile_check import Compiled
@@ -59,7 +59,7 @@ def run(targets: Sequence[str] | None, jobs: int, markdown: Path | None, *, with
         work += [("peers", target, i) for target in chosen for i in range(len(list(peers.launches(target))))]
         for name, reason in peers.missing().items():
             print(f"kernels check: {name} is skipped: {reason}", file=sys.stderr)
-    compiled = list(tqdm(_compiled(work, jobs), total=len(work), desc="compiling", disable=not sys.stderr.isatty()))
+    compiled = list(progress_bar(sys.stderr.isatty(), _compiled(work, jobs), total=len(work), desc="compiling"))
     found, theirs = compiled[: len(ours)], compiled[len(ours) :]
     broken = [(one, failures(one)) for one in found if failures(one)]
     tables = {"ours": found} | ({_versions(peers.versions()): theirs} if theirs else {})

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from compact_ds.config import load
-from compact_ds.scoring.output import top
+from compact_ds.scoring.output import Ends
 
 
 def row(question: str, teacher: str, index: int, weight: float) -> dict[str, Any]:
@@ -26,7 +26,10 @@ def test_a_teacher_who_answers_twice_is_compared_with_half_a_teachers_share(tmp_
             out.write(
                 json.dumps({"id": rows[0]["id"], "question": "?", "answer": "0", "rationales": rationales}) + "\n"
             )
-    found = top([one for rows in given for one in rows], load("arithmetic", [f"data.train={file}"]), 3)
+    ends = Ends(3)
+    for rows in given:
+        ends.add(rows)
+    found = ends.figures(load("arithmetic", [f"data.train={file}"]))
     assert [(one["teacher"], one["index"]) for one in found["most"]] == [("ben", 1), ("ann", 0), ("ben", 2)]
     assert [one["index"] for one in found["least"]] == [2, 0, 1]
     assert found["most"][0]["answer_sentence"].strip() == "The answer is 1"

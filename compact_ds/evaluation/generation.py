@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from compact_ds.data.answers import final_answer, same_answer
 from compact_ds.data.records import Example, Rationale
@@ -22,6 +21,7 @@ from compact_ds.errors import DataError
 from compact_ds.evaluation.decoding import Decoding, decode, pad_left
 from compact_ds.evaluation.perplexity import losses_of_rows
 from compact_ds.evaluation.samples import majority
+from compact_ds.progress import progress_bar
 from compact_ds.sections import EvaluationConfig
 from compact_ds.tree.tokenise import Tokeniser
 
@@ -57,7 +57,7 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     # Alike lengths together waste no padding.
     ordered = sorted(examples, key=lambda e: len(e.question))
-    with tqdm(total=len(ordered), desc="evaluate", unit="question", disable=not progress, leave=False) as bar:
+    with progress_bar(progress, total=len(ordered), desc="evaluate", unit="question", leave=False) as bar:
         for start in range(0, len(ordered), batch_size):
             part = ordered[start : start + batch_size]
             texts = generate(lm, tokeniser, part, decoding)
@@ -166,7 +166,7 @@ def rationale_losses(
     """By question, of each rationale: teacher, whether its answer is right, and loss (nats per token after the question)."""
     asked = sorted(((e, r) for e in examples for r in e.rationales), key=lambda pair: len(pair[1].text))
     found: dict[str, list[dict[str, Any]]] = {}
-    for start in tqdm(range(0, len(asked), batch_size), desc="rationales", disable=not progress, leave=False):
+    for start in progress_bar(progress, range(0, len(asked), batch_size), desc="rationales", leave=False):
         part = asked[start : start + batch_size]
         own = [torch.from_numpy(tokeniser.rationale(rationale)[0]).long() for _, rationale in part]
         prompts = [torch.from_numpy(tokeniser.prompt(example.question)).long() for example, _ in part]

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from compact_ds.data.records import Example
 from compact_ds.errors import DataError
 from compact_ds.evaluation.decoding import pad_left
+from compact_ds.progress import progress_bar
 from compact_ds.tree.tokenise import Tokeniser
 
 Scored = Literal["letter", "text"]
@@ -57,7 +57,7 @@ def score_options(
     """
     ordered = sorted(examples, key=lambda e: len(e.question))
     rows: list[dict[str, Any]] = []
-    with tqdm(total=len(ordered), desc="options", unit="question", disable=not progress, leave=False) as bar:
+    with progress_bar(progress, total=len(ordered), desc="options", unit="question", leave=False) as bar:
         for start in range(0, len(ordered), batch_size):
             part = ordered[start : start + batch_size]
             rows += [_row(e, own) for e, own in zip(part, _likelihoods(lm, tokeniser, part, scored), strict=True)]

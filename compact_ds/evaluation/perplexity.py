@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from compact_ds.errors import DataError
+from compact_ds.progress import progress_bar
 from compact_ds.tree.tokenise import Tokeniser
 
 WINDOW = 512
@@ -63,7 +63,7 @@ def text_losses(
     """
     windows = _windows(tokeniser, texts)
     rows: list[dict[str, Any]] = []
-    with tqdm(total=len(windows), desc="perplexity", unit="window", disable=not progress, leave=False) as bar:
+    with progress_bar(progress, total=len(windows), desc="perplexity", unit="window", leave=False) as bar:
         for start in range(0, len(windows), batch_size):
             part = windows[start : start + batch_size]
             ids = torch.nn.utils.rnn.pad_sequence(

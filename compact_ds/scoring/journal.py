@@ -1,15 +1,20 @@
 """What a scoring run has measured so far: one JSON object a rationale, appended batch by batch, so that a killed run goes on.
 
 Owns the file and what makes two runs the same. Measures are the student's; weights, which depend on all of them, are not kept.
+
+Legend: X examples.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from compact_ds.errors import UserError
 from compact_ds.sections import Config
@@ -22,29 +27,84 @@ class ScoreJournal:
     """The journal of one rank, `FILE.measured-RANK`; its first line says what is being scored."""
 
     def __init__(self, output: Path, rank: int, identity: Mapping[str, Any]) -> None:
-        """Go on from what is there, without examples that a kill left unfinished. Raises UserError for another run's file."""
+        """Go on from what is there, without the examples that a kill left unfinished. Raises UserError for another run's file."""
         self.file = journal_file(output, rank)
-        lines = self.file.read_text(encoding="utf-8").rpartition("\n")[0].splitlines() if self.file.is_file() else []
-        head = json.loads(lines[0]) if lines else dict(identity)
+        self.done: set[int] = set()
+        end = 0
+        if self.file.is_file():
+            with self.file.open("rb") as stream:
+                end = self._checked_head(stream.readline(), identity)
+                for place, _, size in _whole_examples(stream) if end else ():
+                    self.done.add(place)
+                    end += size
+            os.truncate(self.file, end)
+        self._stream = self.file.open("a", encoding="utf-8")
+        if not end:
+            self._stream.write(json.dumps(dict(identity)) + "\n")
+
+    def _checked_head(self, line: bytes, identity: Mapping[str, Any]) -> int:
+        """Size of the first line, 0 of one that a kill cut short."""
+        if not line.endswith(b"\n"):
+            return 0
+        head = json.loads(line)
         if head != dict(identity):
             key = next(key for key in identity if head.get(key) != identity[key])
             remedy = "delete it, or give another --output"
             raise UserError(str(self.file), f"{key} {head.get(key)!r}", f"{identity[key]!r}", remedy)
-        rows = [json.loads(line) for line in lines[1:]]
-        found = Counter(row["place"] for row in rows)
-        self.done = {row["place"] for row in rows if found[row["place"]] == row["of"]}
-        kept = [dict(identity), *(row for row in rows if row["place"] in self.done)]
-        self.file.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        self._stream = self.file.open("a", encoding="utf-8")
+        return len(line)
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """The rows of whole examples; each says at `place` which example it is of, and under `of` how many rows that has."""
+        """The rows of whole examples, one example after another.
+
+        Each row says at `place` which example it is of, and under `of` how many rows that has.
+        """
         self._stream.write("".join(json.dumps(row) + "\n" for row in rows))
         self._stream.flush()
 
     def close(self) -> None:
         """No more rows."""
         self._stream.close()
+
+
+class Measured:
+    """The rows of all ranks, to be read as often as wanted; in memory is only where each example stands."""
+
+    def __init__(self, output: Path, world_size: int) -> None:
+        self._files = [journal_file(output, rank) for rank in range(world_size)]
+        places: list[tuple[int, int, int, int]] = []
+        for rank, file in enumerate(self._files):
+            with file.open("rb") as stream:
+                stream.readline()
+                places += [(place, rank, start, size) for place, start, size in _whole_examples(stream)]
+        self._places_X4 = np.array(sorted(places), dtype=np.int64).reshape(-1, 4)
+
+    def __len__(self) -> int:
+        """Examples."""
+        return len(self._places_X4)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        """The rows of one example after another, in the order of the data."""
+        with ExitStack() as opened:
+            streams = [opened.enter_context(file.open("rb")) for file in self._files]
+            for _, rank, start, size in self._places_X4.tolist():
+                streams[rank].seek(start)
+                rows = [json.loads(line) for line in streams[rank].read(size).splitlines()]
+                yield sorted(rows, key=lambda row: int(row["index"]))
+
+
+def _whole_examples(stream: BinaryIO) -> Iterator[tuple[int, int, int]]:
+    """Place in the data, start and size in bytes of each example from here on, up to one that a kill left unfinished."""
+    start = end = stream.tell()
+    missing = 0
+    for line in stream:
+        if not line.endswith(b"\n"):
+            return
+        row = json.loads(line)
+        missing = (missing or row["of"]) - 1
+        end += len(line)
+        if not missing:
+            yield row["place"], start, end - start
+            start = end
 
 
 def student_identity(settings: Config) -> dict[str, Any]:
@@ -64,12 +124,3 @@ def student_identity(settings: Config) -> dict[str, Any]:
 def journal_file(output: Path, rank: int) -> Path:
     """Where a rank keeps its journal."""
     return output.with_name(f"{output.name}.measured-{rank}")
-
-
-def merged(output: Path, world_size: int) -> list[dict[str, Any]]:
-    """The rows of all ranks in the order of the data."""
-    rows = []
-    for rank in range(world_size):
-        lines = journal_file(output, rank).read_text(encoding="utf-8").splitlines()[1:]
-        rows += [json.loads(line) for line in lines]
-    return sorted(rows, key=lambda row: (row["place"], row["index"]))
