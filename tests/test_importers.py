@@ -99,6 +99,18 @@ def test_chat_messages(tmp_path: Path) -> None:
     assert found[0].rationales[0].steps == ("so",)
 
 
+def test_a_message_in_parts_is_the_text_of_its_parts(tmp_path: Path) -> None:
+    """As OpenAI's files have it, and as Parquet gives it back, with a None for what other parts have."""
+    asked = [{"type": "text", "text": "1 + 1 ", "image_url": None}, {"type": "text", "text": "= ?", "image_url": None}]
+    chat = [{"answer": "2", "messages": [
+        {"role": "system", "content": None}, {"role": "user", "content": asked},
+        {"role": "assistant", "content": [{"type": "text", "text": "The answer is 2", "image_url": None}]},
+    ]}]  # fmt: skip
+    for name in ("chat.jsonl", "chat.parquet"):
+        _, found = imported(tmp_path, [Source(str(write(tmp_path / name, chat)), "ada")])
+        assert (found[0].question, found[0].rationales[0].text) == ("1 + 1 = ?", "The answer is 2"), name
+
+
 def test_lists_of_generations_with_their_verdicts(tmp_path: Path) -> None:
     listed = [{
         "problem": "p ?", "solution": "long text\n#### 12", "uuid": "u1",
@@ -167,6 +179,14 @@ def test_doubles_are_counted_and_questions_without_an_answer_listed(tmp_path: Pa
         ([{**SCHEMA, "rationales": "text"}], {}, "flat.jsonl:1: found 'text'; expected the rationales as a list"),
         ([{"question": "q", "answer": "1", "generations": "t"}], {}, "the generations as a list"),
         ([{"answer": "1", "messages": ["hello"]}], {}, "a message as an object"),
+        (
+            [{"answer": "1", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:"}]}]}], {},
+            "found {'type': 'image_url', 'image_url': 'data:'}; expected a message of text alone",
+        ),
+        (
+            [{"answer": "1", "messages": [{"role": role, "content": "c"} for role in ("user", "assistant") * 2]}], {},
+            "flat.jsonl:1: found 2 messages of a user; expected one question",
+        ),
         ([{"id": "a", "question": "one", "rationales": []}, {"id": "a", "question": "two", "rationales": []}], {}, "own id"),
     ],
 )  # fmt: skip

@@ -153,6 +153,10 @@ def _question(row: Mapping[str, Any], shape: Shape, settings: Settings, where: s
         asked = [message for message in _messages(row, settings, where) if message[0] == "user"]
         if not asked:
             raise DataError(where, "no message of a user", "a question", "check --field messages=NAME")
+        if len(asked) > 1:
+            # The last reply answers the last of them, which the words of the first are not.
+            expected = "one question, which the last message of the assistant answers"
+            raise DataError(where, f"{len(asked)} messages of a user", expected, "keep one turn of the conversation")
         text = asked[0][1]
     else:
         text = _text(row, "question", settings, where)
@@ -208,14 +212,28 @@ def _entry(entry: Any, where: str) -> dict[str, Any]:
 
 
 def _messages(row: Mapping[str, Any], settings: Settings, where: str) -> list[tuple[str, str]]:
+    """(role, text) of what user and assistant said."""
     found = []
     for message in _listed(row, "messages", settings, where):
         if not isinstance(message, Mapping):
             raise DataError(where, f"{message!r:.80}", "a message as an object", "check --field messages=NAME")
         sender: Any = message.get("from")
         role = message.get("role") or {"human": "user", "gpt": "assistant"}.get(sender, sender)
-        found.append((str(role), str(message.get("content") or message.get("value") or "")))
+        if role in ("user", "assistant"):
+            found.append((role, _content(message.get("content") or message.get("value") or "", where)))
     return found
+
+
+def _content(content: Any, where: str) -> str:
+    """The text of a message, which may be a list of parts. Raises DataError for a part that is no text, a picture say."""
+    texts = []
+    for part in content if isinstance(content, list | tuple) else [content]:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if not isinstance(text, str):
+            remedy = "leave the row out, or write in words what the part shows"
+            raise DataError(where, f"{part!r:.80}", "a message of text alone", remedy)
+        texts.append(text)
+    return "".join(texts)
 
 
 def _teacher(row: Mapping[str, Any], source: Source, settings: Settings, where: str) -> str:
