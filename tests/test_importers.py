@@ -206,6 +206,23 @@ def test_a_json_file_without_a_list_is_refused(tmp_path: Path, text: str, found:
         list(rows(str(tmp_path / "a.json")))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        (
+            "a.csv", 'question,text\n"q, r",t,\nq,"One, two.\nSo"\nq,We add, and so on.\n',
+            r"a\.csv:5: found 3 cells, the last ' and so on\.'; expected 2, as the header has; put quotes around",
+        ),
+        ("a.csv", "question;text\nq;t\n", r"a\.csv:1: found one field, 'question;text'; .* save it with commas"),
+        ("a.tsv", "question,text\nq,t\n", r"a\.tsv:1: found one field, 'question,text'"),
+    ],
+)  # fmt: skip
+def test_a_table_cut_at_other_places_than_meant_is_refused(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=words):
+        list(rows(str(tmp_path / name)))
+
+
 def test_an_output_in_a_new_folder(tmp_path: Path) -> None:
     output = tmp_path / "new" / "deep" / "out.jsonl"
     run([Source(str(write(tmp_path / "flat.jsonl", FLAT)))], output, Settings())

@@ -63,9 +63,22 @@ def _of_form(file: Path, form: str, source: str) -> Iterator[Row]:
             yield from _json(text.read(), source)
         else:
             csv.field_size_limit(2**31 - 1)  # a rationale may be longer than the module's 128 KiB
-            table = csv.DictReader(text, delimiter="\t" if form == ".tsv" else ",")
-            for row in table:
-                yield f"{source}:{table.line_num}", row
+            yield from _table(csv.DictReader(text, delimiter="\t" if form == ".tsv" else ","), source)
+
+
+def _table(table: csv.DictReader[str], source: str) -> Iterator[Row]:
+    """Rows of cells under a header. Raises DataError where they are cut elsewhere than their writer meant."""
+    heads = table.fieldnames or ()
+    if len(heads) == 1 and any(separator in heads[0] for separator in ",;\t|"):
+        remedy = "save it with commas as .csv, or with tabs as .tsv"
+        raise DataError(f"{source}:1", f"one field, {heads[0]!r:.80}", "a header of several fields", remedy)
+    for row in table:
+        where = f"{source}:{table.line_num}"
+        surplus: Any = row.pop(None, ())
+        if any(cell.strip() for cell in surplus):
+            found = f"{len(heads) + len(surplus)} cells, the last {surplus[-1]!r:.60}"
+            raise DataError(where, found, f"{len(heads)}, as the header has", "put quotes around cells with separators")
+        yield where, row
 
 
 def _parquet(file: Path, source: str) -> Iterator[Row]:
