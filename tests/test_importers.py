@@ -178,6 +178,10 @@ def test_doubles_are_counted_and_questions_without_an_answer_listed(tmp_path: Pa
         ([{**SCHEMA, "rationales": [None]}], {}, "flat.jsonl:1: rationale 1: found None"),
         ([{**SCHEMA, "rationales": "text"}], {}, "flat.jsonl:1: found 'text'; expected the rationales as a list"),
         ([{"question": "q", "answer": "1", "generations": "t"}], {}, "the generations as a list"),
+        (
+            [{"question": "q", "answer": "1", "model": "ada", "generations": [{"text": "t"}]}], {},
+            "flat.jsonl:1: found {'text': 't'}; expected a rationale as text; check --field generations=NAME",
+        ),
         ([{"answer": "1", "messages": ["hello"]}], {}, "a message as an object"),
         (
             [{"answer": "1", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:"}]}]}], {},
@@ -248,23 +252,21 @@ def test_broken_files_and_unknown_roles_are_refused(tmp_path: Path) -> None:
         run([Source("x.jsonl")], tmp_path / "o", Settings(names={"questoin": "q"}))
 
 
-@pytest.mark.parametrize(
-    ("given", "kept"), [(7, "7"), (" 7 ", "7"), (["7"], "7"), ([7], "7"), (0, "0"), (True, "True")]
-)
-def test_a_gold_answer_is_one_text_or_number(tmp_path: Path, given: object, kept: str) -> None:
-    file = write(tmp_path / "a.jsonl", [SCHEMA | {"answer": given}])
-    assert imported(tmp_path, [Source(str(file))])[1][0].answer == kept
-
-
-@pytest.mark.parametrize("given", [["7", "8"], {"value": "7"}])
-def test_several_gold_answers_are_refused(tmp_path: Path, given: object) -> None:
-    file = write(tmp_path / "a.jsonl", [SCHEMA | {"answer": given}])
-    with pytest.raises(DataError, match=r"expected one answer as text or a number; choose one of them, or name its"):
-        imported(tmp_path, [Source(str(file))])
-
-
-@pytest.mark.parametrize("empty", [float("nan"), None, [], [None]])
-def test_an_empty_cell_of_a_table_is_no_gold_answer(tmp_path: Path, empty: object) -> None:
-    file = write(tmp_path / "a.jsonl", [SCHEMA | {"answer": empty}])
-    report = run([Source(str(file))], tmp_path / "out.jsonl", Settings())
-    assert (report.questions, report.without_answer) == (0, [f"{file}:1"])
+def test_blank_rationales_are_left_out_counted_and_listed_in_every_shape(tmp_path: Path) -> None:
+    """The schema refuses one, so an import that kept it wrote a file that nothing reads."""
+    asked = {"question": "q", "answer": "1"}
+    blank = [{"role": "user", "content": "q"}, {"role": "assistant", "content": None}]
+    listed: dict[str, dict[str, Any]] = {
+        "schema": {"rationales": [ADA, {"teacher": "ben", "text": " "}]},
+        "generations": {"generations": ["The answer is 1", None], "model": "ada"},
+        "flat": {"model": "ada", "response": ""},
+        "chat": {"messages": blank, "model": "ada"},
+    }
+    for shape, row in listed.items():
+        file = write(tmp_path / f"{shape}.jsonl", [asked | row])
+        report, found = imported(tmp_path, [Source(str(file))])
+        kept = 1 if shape in ("schema", "generations") else 0
+        assert (len(found[0].rationales), dict(report.rationales)) == (kept, {"ada": kept} if kept else {}), shape
+        assert report.blank == [f"{file}:1"], shape
+        written = json.loads((tmp_path / "out.jsonl.unjoined.jsonl").read_text())
+        assert written == {"where": f"{file}:1", "reason": "a rationale without a word"}

@@ -219,6 +219,7 @@ def _import(arguments: argparse.Namespace) -> int:
         "doubled": report.doubled,
         "without_answer": len(report.without_answer),
         "unjoined": len(report.unjoined),
+        "blank": len(report.blank),
         "missing": dict(report.missing),
     }
     if arguments.json:
@@ -227,8 +228,10 @@ def _import(arguments: argparse.Namespace) -> int:
     print(f"{report.questions} questions in {arguments.output}")
     for teacher, number in sorted(report.rationales.items()):
         print(f"  {teacher}: {number} rationales, {report.missing[teacher]} questions without one")
-    left = f"{report.doubled} doubled, {len(report.without_answer)} without a gold answer, {len(report.unjoined)} not joined"
-    print(f"{left}; the latter two are listed in {arguments.output}.unjoined.jsonl")
+    print(
+        f"{report.doubled} doubled; {len(report.without_answer)} without a gold answer, {len(report.unjoined)} not joined and "
+        f"{len(report.blank)} blank rationales, which are listed in {arguments.output}.unjoined.jsonl"
+    )
     return 0
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from compact_ds.data.answers import final_answer
+from compact_ds.data.cells import gold_answer, message_text, verdict
 from compact_ds.data.tables import rows
 from compact_ds.errors import DataError, UserError, nearest
 
@@ -52,13 +53,15 @@ class Source:
 
 @dataclass(slots=True)
 class Report:
-    """What came of an import. `unjoined` lists questions that the later sources have and the first one lacks."""
+    """What came of an import. `unjoined` lists questions that the later sources have and the first one lacks, `blank` the
+    rows of rationales without a word."""
 
     questions: int = 0
     rationales: Counter[str] = field(default_factory=Counter)
     doubled: int = 0
     without_answer: list[str] = field(default_factory=list)
     unjoined: list[str] = field(default_factory=list)
+    blank: list[str] = field(default_factory=list)
     missing: Counter[str] = field(default_factory=Counter)
 
 
@@ -112,6 +115,7 @@ def run(sources: list[Source], output: Path, settings: Settings) -> Report:
         {"where": w, "reason": "no gold answer, or a solution without a conclusion"} for w in report.without_answer
     ]
     listed += [{"where": w, "reason": f"not a question of {sources[0].path}"} for w in report.unjoined]
+    listed += [{"where": w, "reason": "a rationale without a word"} for w in report.blank]
     beside.write_text("".join(json.dumps(row) + "\n" for row in listed), encoding="utf-8")
     return report
 
@@ -131,6 +135,9 @@ def _read(source: Source, settings: Settings, found: dict[str, _Question], repor
             raise DataError(where, question.question[:100], expected, "give every question its own id")
         kept.answer = kept.answer or question.answer
         for rationale in _rationales(row, shape, source, settings, where):
+            if not rationale["text"].strip():
+                report.blank.append(where)
+                continue
             same = any(o["teacher"] == rationale["teacher"] and o["text"] == rationale["text"] for o in kept.rationales)
             if same:
                 report.doubled += 1
@@ -161,7 +168,7 @@ def _question(row: Mapping[str, Any], shape: Shape, settings: Settings, where: s
     else:
         text = _text(row, "question", settings, where)
     name = _name(row, "answer", settings)
-    answer = None if name is None else _gold(row[name], where)
+    answer = None if name is None else gold_answer(row[name], where)
     if answer and name == _SOLUTION and "answer" not in settings.names:
         answer = final_answer(answer)
     elif answer and settings.extracts_answer:
@@ -180,6 +187,7 @@ def _rationales(
 ) -> Iterator[dict[str, Any]]:
     name = _name(row, "is_correct", settings)
     verdicts = row[name] if name is not None else None
+    is_named = "is_correct" in settings.names
     if shape == "schema":
         for number, entry in enumerate(_listed(row, "rationales", settings, where), start=1):
             yield _entry(entry, f"{where}: rationale {number}")
@@ -191,13 +199,15 @@ def _rationales(
     elif _name(row, "text", settings) is None and source.teacher is None:
         texts = ()  # questions alone, for other sources to join
     else:
-        texts = [_text(row, "text", settings, where)]
+        texts = [row[_required(row, "text", settings, where)]]
     for number, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            continue
+        if text is not None and not isinstance(text, str):
+            role = "generations" if shape == "generations" else "text"
+            raise DataError(where, f"{text!r:.60}", "a rationale as text", f"check --field {role}=NAME")
         given = verdicts[number] if isinstance(verdicts, list) and number < len(verdicts) else verdicts
-        kept = {"teacher": _teacher(row, source, settings, where), "text": text}
-        yield kept | ({"is_correct": given} if isinstance(given, bool) else {})
+        judged = verdict(given, is_named, where)
+        kept = {"teacher": _teacher(row, source, settings, where), "text": text or ""}
+        yield kept | ({} if judged is None else {"is_correct": judged})
 
 
 def _entry(entry: Any, where: str) -> dict[str, Any]:
@@ -208,7 +218,9 @@ def _entry(entry: Any, where: str) -> dict[str, Any]:
         expected = f"an object with `teacher` and `text` as text, not without `{lacking[0]}`"
         raise DataError(where, f"{entry!r:.80}", expected, "complete it or delete it")
     kept = {"teacher": given["teacher"], "text": given["text"]}
-    return kept | {name: given[name] for name in ("steps", "is_correct") if given.get(name) is not None}
+    judged = verdict(given.get("is_correct"), True, where)
+    kept |= {} if judged is None else {"is_correct": judged}
+    return kept | ({} if given.get("steps") is None else {"steps": given["steps"]})
 
 
 def _messages(row: Mapping[str, Any], settings: Settings, where: str) -> list[tuple[str, str]]:
@@ -220,20 +232,8 @@ def _messages(row: Mapping[str, Any], settings: Settings, where: str) -> list[tu
         sender: Any = message.get("from")
         role = message.get("role") or {"human": "user", "gpt": "assistant"}.get(sender, sender)
         if role in ("user", "assistant"):
-            found.append((role, _content(message.get("content") or message.get("value") or "", where)))
+            found.append((role, message_text(message.get("content") or message.get("value") or "", where)))
     return found
-
-
-def _content(content: Any, where: str) -> str:
-    """The text of a message, which may be a list of parts. Raises DataError for a part that is no text, a picture say."""
-    texts = []
-    for part in content if isinstance(content, list | tuple) else [content]:
-        text = part.get("text") if isinstance(part, Mapping) else part
-        if not isinstance(text, str):
-            remedy = "leave the row out, or write in words what the part shows"
-            raise DataError(where, f"{part!r:.80}", "a message of text alone", remedy)
-        texts.append(text)
-    return "".join(texts)
 
 
 def _teacher(row: Mapping[str, Any], source: Source, settings: Settings, where: str) -> str:
@@ -256,18 +256,6 @@ def _listed(row: Mapping[str, Any], role: str, settings: Settings, where: str) -
     if value is not None and not isinstance(value, list | tuple):
         raise DataError(where, f"{value!r:.60}", f"the {role} as a list", f"check --field {role}=NAME")
     return value or ()
-
-
-def _gold(value: Any, where: str) -> str | None:
-    """A gold answer as text; None for a cell that is empty, of a list the only member."""
-    if isinstance(value, list | tuple) and len(value) <= 1:
-        value = value[0] if value else None
-    if value is None or value != value:  # a table's NaN
-        return None
-    if isinstance(value, list | tuple | Mapping):
-        expected = "one answer as text or a number"
-        raise DataError(where, f"{value!r:.60}", expected, "choose one of them, or name its field: --field answer=NAME")
-    return str(value).strip()
 
 
 def _required(row: Mapping[str, Any], role: str, settings: Settings, where: str) -> str:
