@@ -1,18 +1,16 @@
-"""Progress bars that one rank shows, and none under `--quiet`.
+"""The progress bars of measuring, which one rank shows.
 
-Owns that `--quiet` holds. tqdm reads its switch `TQDM_DISABLE` only where nothing is said about `disable`.
+Owns what hides a bar. tqdm takes an explicit `disable=False` for more than the switch that `--quiet` sets, so a bar that is
+shown must not name it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
-T = TypeVar("T")
 
-
-def progress_bar(shown: bool, iterable: Iterable[T] | None = None, **arguments: Any) -> tqdm[T]:
-    """tqdm of `arguments`, and no bar where `shown` is false."""
-    return tqdm(iterable, **arguments, **({} if shown else {"disable": True}))
+def progress_bar(is_shown: bool, *iterable: Any, **settings: Any) -> Any:
+    """tqdm's bar, hidden unless `is_shown` and, in either case, under `--quiet`."""
+    return tqdm(*iterable, **settings, **({} if is_shown else {"disable": True}))

@@ -1,45 +1,37 @@
-"""Bars are shown by one rank, and by none under `--quiet`, which a bar that says anything about `disable` would not hear."""
+"""Bars that one rank shows, and none under --quiet."""
 
-from __future__ import annotations
-
+import ast
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from processes import ROOT
-from uneven_questions import write
 
-SHOWN = "from compact_ds.progress import progress_bar as bar; print(bar(True, total=3).disable, bar(False, total=3).disable)"
-
-
-@pytest.mark.parametrize(("switch", "disabled"), [({}, "False True"), ({"TQDM_DISABLE": "1"}, "True True")])
-def test_a_bar_that_is_to_be_shown_heeds_the_switch(switch: dict[str, str], disabled: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"} | switch
-    run = [sys.executable, "-c", SHOWN]
-    found = subprocess.run(run, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
-    assert found.stdout.strip() == disabled
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = [file for folder in ("compact_ds", "kernels", "launcher") for file in (ROOT / folder).rglob("*.py")]
 
 
-@pytest.mark.parametrize("words", [(), ("--quiet",)])
-def test_a_quiet_score_has_no_bar(tmp_path: Path, words: tuple[str, ...]) -> None:
-    write(tmp_path / "questions.jsonl")
-    command = [
-        sys.executable,
-        "-m",
-        "compact_ds.cli",
-        "score",
-        str(tmp_path / "questions.jsonl"),
-        "--student",
-        "scratch",
+@pytest.mark.parametrize(("is_shown", "switch", "expected"), [(True, "", True), (False, "", False), (True, "1", False)])
+def test_a_bar_is_hidden_by_its_rank_or_by_the_switch_of_quiet(is_shown: bool, switch: str, expected: bool) -> None:
+    code = f"from compact_ds.progress import progress_bar; list(progress_bar({is_shown}, [1, 2], desc='counting'))"
+    words = [sys.executable, "-c", code]
+    environment = {key: value for key, value in os.environ.items() if key != "TQDM_DISABLE"}
+    environment |= {"TQDM_DISABLE": switch} if switch else {}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert ("counting: 100%" in done.stderr) == expected, done.stderr
+
+
+def test_no_bar_overrides_the_switch() -> None:
+    """Read in the syntax: an explicit `disable` counts for more than TQDM_DISABLE, so one that is False shows the bar."""
+    calls = [
+        (file.name, call)
+        for file in SOURCES
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and getattr(call.func, "id", None) == "tqdm"
     ]
-    command += [
-        "data.limit=4",
-        f"data.cache_dir={tmp_path}",
-        "student.tokenizer=task:arithmetic",
-        "tree.row_tokens=200",
+    assert len(calls) >= 5
+    overriding = [
+        f"{name}:{call.lineno}" for name, call in calls if any(word.arg == "disable" for word in call.keywords)
     ]
-    command += ["student.scratch={hidden_size: 64, intermediate_size: 128}"]
-    found = subprocess.run([*command, *words], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert [name in found.stderr for name in ("score:", "weigh:")] == [not words] * 2
+    assert overriding == []
