@@ -9,7 +9,7 @@ import pytest
 from compact_ds.config import load
 from compact_ds.errors import ConfigError
 from compact_ds.launcher.plan_shape import shape, shipped_shapes
-from compact_ds.student.load import load_lm
+from compact_ds.student.load import load_lm, load_weights
 
 # Counted by their makers' own checkpoints.
 PUBLISHED = {
@@ -79,3 +79,9 @@ def test_a_student_of_other_layers_is_refused_and_not_counted_as_none(
     )
     with pytest.raises(ConfigError, match=words):
         shape(load("arithmetic", [f"student.model={tmp_path}", "student.scratch=null"]))
+
+
+def test_a_student_whose_config_has_a_wrong_size_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": "large"}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"student\.model: found .*'hidden_size'.*expected int, got str"):
+        load_weights(str(tmp_path), "student.model")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -134,8 +135,10 @@ def from_pretrained(kind: Any, where: str, key: str, **arguments: Any) -> Any:
     """`kind.from_pretrained` whose failure is a ConfigError on `key`."""
     try:
         return kind.from_pretrained(where, **arguments)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, ImportError, StrictDataclassError) as error:
+        # A wrong size is told in two lines, of which the second says what is wrong.
+        is_size = isinstance(error, StrictDataclassError)
+        reason = " ".join(str(error).split()) if is_size else str(error).strip().splitlines()[0]
         remedy = f"check the path or id ({reason:.160})"
         if (Path(where) / "final" / "config.json").is_file():
             remedy = f"a run's student is in its folder final: {Path(where) / 'final'}"
