@@ -29,7 +29,7 @@ _LOG2_E = math.log2(math.e)
 def span_attention(
     query_BHLE: Tensor, key_BGLE: Tensor, value_BGLE: Tensor, bundles: Bundles, scale: float, softcap: float | None
 ) -> Tensor:
-    """Output [B, H, L, E], 0 for tokens of no span; leaves neither give nor take a gradient."""
+    """Output [B, H, L, E], E being the values', 0 for tokens of no span; leaves neither give nor take a gradient."""
     node: Any = _SpanAttention
     return node.apply(query_BHLE, key_BGLE, value_BGLE, bundles, scale, softcap)  # type: ignore[no-any-return]
 
@@ -145,8 +145,9 @@ def _listed(parts: Sequence[Tensor], num_groups: int, token_size: int, num_zeros
 
 
 def _gathered(parts: Sequence[Tensor], slot_T: Tensor, like_BHLE: Tensor, num_groups: int, scale: float = 1) -> Tensor:
-    """Each token's entry among the queries, [B, L, H, E]."""
-    num_rows, num_heads, length, size = like_BHLE.shape
+    """Each token's entry among the queries, [B, L, H, E] with the parts' own E: values may be shorter than queries."""
+    num_rows, num_heads, length, _ = like_BHLE.shape
+    size = parts[0].shape[2]
     listed = _listed(parts, num_groups, num_heads // num_groups * size, 1)
     taken = listed.index_select(0, slot_T).view(num_rows, length, num_heads, size)
     return (taken.mul_(scale) if scale != 1 else taken).to(like_BHLE.dtype)

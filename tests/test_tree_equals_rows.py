@@ -32,7 +32,12 @@ FAMILIES: dict[str, dict[str, int]] = {
     "gemma3_text": {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8},
     "phi": {},
     "olmo2": {},
-}
+    # Queries of 8 + 4 features over values of 8; both layers dense.
+    "deepseek_v3": {
+        "num_key_value_heads": 4, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8, "q_lora_rank": 16,
+        "kv_lora_rank": 16, "first_k_dense_replace": 2,
+    },
+}  # fmt: skip
 
 
 def _lm(family: str, **more: Any) -> Any:

@@ -32,14 +32,28 @@ def packed(max_probes: int) -> Batch:
 def test_values_and_gradients_equal_the_dense_mask(
     max_probes: int, heads: int, groups: int, window: int | None, softcap: float | None
 ) -> None:
+    _assert_equal_to_the_dense_mask(max_probes, heads, groups, window, softcap, value_size=8)
+
+
+@pytest.mark.parametrize("value_size", [4, 16])
+def test_values_may_have_another_size_than_queries(value_size: int) -> None:
+    _assert_equal_to_the_dense_mask(3, 6, 2, None, None, value_size)
+
+
+def _assert_equal_to_the_dense_mask(
+    max_probes: int, heads: int, groups: int, window: int | None, softcap: float | None, value_size: int
+) -> None:
     batch = packed(max_probes)
     assert len(batch.places) == 5 and len(batch.ids_BL) == 2
     torch.manual_seed(0)
-    inputs = [x.requires_grad_() for x in queries_keys_values(2, heads, groups, batch.ids_BL.shape[1], 8)]
+    query_BHLE, key_BGLE, value_BGLE = queries_keys_values(2, heads, groups, batch.ids_BL.shape[1], 8)
+    if value_size != value_BGLE.shape[3]:
+        value_BGLE = torch.randn(*value_BGLE.shape[:3], value_size)
+    inputs = [x.requires_grad_() for x in (query_BHLE, key_BGLE, value_BGLE)]
     told = (batch.order_BL, batch.end_BL, batch.positions_BL, batch.num_trunk)
     real_BL = batch.order_BL < batch.ids_BL.shape[1]
     assert not real_BL.all()
-    upstream, found = torch.randn(inputs[0].shape), []
+    upstream, found = torch.randn(*query_BHLE.shape[:3], value_size), []
     for tree in (Ancestry(*told, batch.places), Ancestry(*told)):
         out = tree_attention(inputs[0], inputs[1], inputs[2], tree, "sdpa", scale=0.3, window=window, softcap=softcap)
         kept = torch.where(real_BL[:, None, :, None], out, 0.0)
