@@ -10,7 +10,9 @@ from random_records import VOCABULARY, record
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from compact_ds.config import load
 from compact_ds.errors import ConfigError
+from compact_ds.student.load import load_lm
 from compact_ds.student.measure import Student, measure
 from compact_ds.tree.batch import assemble
 from compact_ds.tree.build import plan_pieces
@@ -138,6 +140,13 @@ def test_one_teacher_is_plain_fine_tuning(records: list[Record]) -> None:
     assert abs(losses[(0, 0)] - float(loss.detach())) < TOLERANCE
     for name, parameter in lm.named_parameters():
         torch.testing.assert_close(gradients[f"lm.{name}"], parameter.grad, atol=TOLERANCE, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["opt", "gpt2"])
+def test_a_student_from_scratch_drops_nothing_at_random(family: str, records: list[Record]) -> None:
+    # Both drop a tenth of their hidden states by default while they train, GPT-2 of its attention too.
+    lm = load_lm(load("arithmetic", [f"student.scratch.family={family}"]), VOCABULARY)
+    _assert_same(_run(lm, records, "tree", 400, 2), _run(lm, records, "rows", 4000, 1))
 
 
 def test_a_family_without_tree_attention_is_refused() -> None:

@@ -74,7 +74,9 @@ def _checkpoint_layers(lm: Any) -> None:
 
 def _from_scratch(family: str, shape: dict[str, Any], dtype: torch.dtype) -> Any:
     try:
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **shape), dtype=dtype)
+        # In evaluation mode, as `from_pretrained` leaves a model: what some families drop at random while they train would differ
+        # between a tree and its rows.
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **shape), dtype=dtype).eval()
     except Exception as error:  # every family has its own kinds
         expected = "a family of transformers and a shape that it takes"
         reason = " ".join(str(error).split())
