@@ -11,9 +11,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear
 from torch import nn
 
+from compact_ds.config import load
+from compact_ds.errors import ConfigError
 from compact_ds.kernels.tree_attention import Ancestry
 from compact_ds.student import adapters
 from compact_ds.student.adapters import AdaptedLinear
+from compact_ds.student.export import plain_model
+from compact_ds.student.load import load_lm
 from compact_ds.student.prefix import TreePass, train_on_prefix
 
 ROWS, LENGTH, NUM_TRUNK = 2, 7, 5
@@ -91,3 +95,30 @@ def test_autocast_reaches_the_adapter() -> None:
     out.float().sum().backward()
     assert out.dtype == torch.bfloat16 and x.grad is not None and x.grad.dtype == torch.float32
     torch.testing.assert_close(out.float(), mine(x), atol=0.1, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("target", "is_tied", "refused"),
+    [("embed_tokens", True, "word embedding"), ("embed_tokens", False, None), ("lm_head", False, "its head")],
+)
+def test_what_is_saved_is_what_was_trained_or_the_adapter_is_refused(
+    target: str, is_tied: bool, refused: str | None
+) -> None:
+    config = load(
+        "arithmetic",
+        [
+            f"student.scratch.tie_word_embeddings={str(is_tied).lower()}",
+            f"student.lora={{r: 4, target_modules: [q_proj, {target}]}}",
+        ],
+    )
+    if refused is not None:
+        with pytest.raises(ConfigError, match=rf"student\.lora\.target_modules.*without .*{refused}"):
+            load_lm(config, 40)
+        return
+    lm = load_lm(config, 40)
+    for name, parameter in lm.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    ids = torch.arange(10)[None]
+    plain = plain_model(lm.config, {name: p.detach().clone() for name, p in lm.named_parameters()}, config.student)
+    torch.testing.assert_close(plain(input_ids=ids).logits, lm(input_ids=ids).logits, atol=1e-4, rtol=1e-4)

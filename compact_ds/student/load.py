@@ -97,11 +97,31 @@ def with_adapters(lm: Any, student: StudentConfig) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(lm, settings)
+        adapted = get_peft_model(lm, settings)
     except ValueError as error:
         raise ConfigError(
             "student.lora.target_modules", lora.target_modules, "modules of this student", str(error)
         ) from None
+    _check_adapted(lm, lora.target_modules)
+    return adapted
+
+
+def _check_adapted(lm: Any, targets: list[str] | str) -> None:
+    """Refuse adapters on the head, which scores without logits, and on a word embedding that is the head as well.
+
+    The latter would be trained at one end alone, and merged into both. Raises ConfigError.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    head, words = lm.get_output_embeddings(), lm.get_input_embeddings()
+    ends = {"its head": head}
+    if words.weight is head.weight:
+        ends["its word embedding, which is its head too"] = words
+    for name, module in ends.items():
+        if isinstance(module, BaseTunerLayer):
+            raise ConfigError(
+                "student.lora.target_modules", targets, f"modules of this student without {name}", "leave it out"
+            )
 
 
 def load_weights(source: str, key: str, **arguments: Any) -> Any:
