@@ -102,6 +102,15 @@ def test_mgda_is_the_common_descent_direction_or_none() -> None:
         assert (vectors @ point >= point @ point - 1e-9 * (vectors**2).sum(1).max()).all()
 
 
+def test_the_least_norm_point_of_many_gradients_decades_apart() -> None:
+    for seed in range(5):
+        draw = np.random.default_rng(seed)
+        vectors = draw.normal(size=(32, 60)) * 10.0 ** draw.uniform(-8, 0, size=(32, 1))
+        point = least_norm_point(vectors @ vectors.T) @ vectors
+        # No vector of a hull's point of least norm has a smaller part along it than the point itself.
+        assert (vectors @ point).min() > point @ point - 1e-12 * np.square(vectors).sum(1).mean(), seed
+
+
 def test_the_least_norm_point_of_opposite_gradients_is_zero() -> None:
     vectors = np.array([[1.0, 0.0], [-3.0, 0.0]])
     weights = least_norm_point(vectors @ vectors.T)

@@ -24,6 +24,9 @@ Solver = Callable[[Floats, np.random.Generator, float], Floats]
 
 _NEWTON_STEPS = 100
 
+_NNLS_STEPS = 100
+"""A gradient, at most. Scipy's own limit of 3 raises for dozens of gradients whose lengths are many decades apart."""
+
 
 def coefficients(name: str, gram_KK: Floats, *, draw: np.random.Generator, radius: float) -> Floats:
     """c_K of the solver `name`, for finite gradients none of which is zero.
@@ -90,7 +93,8 @@ def least_norm_point(gram_KK: Floats) -> Floats:
     root_KK = np.sqrt(np.clip(value_K, 0.0, None))[:, None] * vector_KK.T
     weight = np.sqrt(np.trace(gram_KK) / len(gram_KK))
     rows = np.vstack([root_KK, np.full(len(gram_KK), weight)])
-    solution_K, _ = nnls(rows, np.append(np.zeros(len(gram_KK)), weight))
+    target = np.append(np.zeros(len(gram_KK)), weight)
+    solution_K, _ = nnls(rows, target, maxiter=_NNLS_STEPS * len(gram_KK))
     return np.asarray(solution_K / solution_K.sum())
 
 
