@@ -58,6 +58,14 @@ def test_a_family_that_does_more_to_its_logits_is_refused(dtype: torch.dtype) ->
         install(lm, "torch")
 
 
+def test_a_family_whose_head_passes_for_its_decoder_is_refused() -> None:
+    shape = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    config = AutoConfig.for_model("modernbert-decoder", **shape, **special)
+    with pytest.raises(ConfigError, match=r"student\.model: found modernbert-decoder, whose decoder is its head"):
+        install(AutoModelForCausalLM.from_config(config), "torch")
+
+
 @torch.no_grad()
 def test_the_model_computes_as_before() -> None:
     lm, ids_1N = _lm("gemma2"), torch.tensor([[3, 4, 5, 6]])

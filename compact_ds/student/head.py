@@ -57,6 +57,12 @@ def install(model: Any, kernels: Kernels) -> ScoringHead:
             "student.model", type(head).__name__, "a model whose head is nn.Linear", "use another student"
         )
     config = model.config.get_text_config()
+    if model.get_decoder() is head:
+        # ModernBERT's decoders name their head so, which works on hidden states of its own.
+        found = f"{config.model_type}, whose decoder is its head"
+        raise ConfigError(
+            "student.model", found, "a decoder that gives the head's hidden states", "use another student"
+        )
     head.__class__ = ScoringHead
     scoring: ScoringHead = head  # type: ignore[assignment]
     scoring.kernels = kernels
