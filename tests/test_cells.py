@@ -48,7 +48,10 @@ def test_verdicts_of_a_table_are_kept(tmp_path: Path) -> None:
     row = {"answer": "1", "model": "ada", "response": "The answer is 1"}
     file = write(tmp_path / "a.csv", [row | {"question": f"q{i}", "correct": word} for i, word in enumerate(words)])
     _, found = imported(tmp_path, [Source(str(file))])
-    assert [e.rationales[0].is_correct for e in found] == [True, False, True, False, None, None]
+    assert [e.rationales[0].is_correct for e in found] == [True, False, None, None, None, None]
+    named = [row | {"question": f"q{i}", "correct": word} for i, word in enumerate(words[:-1])]
+    _, found = imported(tmp_path, [Source(str(write(tmp_path / "b.csv", named)))], names={"is_correct": "correct"})
+    assert [e.rationales[0].is_correct for e in found] == [True, False, True, False, None]
     with pytest.raises(DataError, match=r"a\.csv:7: found 'B'; expected true or false, or 1 or 0"):
         imported(tmp_path, [Source(str(file))], names={"is_correct": "correct"})
     numbers = [row | {"question": f"q{i}", "is_correct": value} for i, value in enumerate((1, 0))]

@@ -40,18 +40,18 @@ def gold_answer(value: Any, where: str) -> str | None:
     return str(value).strip()
 
 
-def verdict(value: Any, is_named: bool, where: str) -> bool | None:
+def verdict(value: Any, is_sure: bool, where: str) -> bool | None:
     """What a source says of a rationale; None where it says nothing.
 
-    A table has words and numbers for it. `is_named`: the user said that the field holds verdicts, so that anything else is
-    refused; a field that is only called so, `correct` say, may hold the gold answer.
+    A table has words and numbers for it. Where it `is_sure` that the field holds verdicts anything else is refused; a field that
+    is only called so, `correct` say, may hold the gold answer: there 1 and 0 say nothing. Raises DataError.
     """
     word = str(value).strip().lower()
-    if word in ("true", "1", "1.0"):
+    if word == "true" or (is_sure and word in ("1", "1.0")):
         return True
-    if word in ("false", "0", "0.0"):
+    if word == "false" or (is_sure and word in ("0", "0.0")):
         return False
-    if is_named and word not in ("", "none", "nan"):
+    if is_sure and word not in ("", "none", "nan"):
         remedy = "correct the verdict, or check --field is_correct=NAME"
         raise DataError(where, f"{value!r:.60}", "true or false, or 1 or 0", remedy)
     return None

@@ -187,7 +187,7 @@ def _rationales(
 ) -> Iterator[dict[str, Any]]:
     name = _name(row, "is_correct", settings)
     verdicts = row[name] if name is not None else None
-    is_named = "is_correct" in settings.names
+    is_sure = name == "is_correct" or "is_correct" in settings.names
     if shape == "schema":
         for number, entry in enumerate(_listed(row, "rationales", settings, where), start=1):
             yield _entry(entry, f"{where}: rationale {number}")
@@ -205,7 +205,7 @@ def _rationales(
             role = "generations" if shape == "generations" else "text"
             raise DataError(where, f"{text!r:.60}", "a rationale as text", f"check --field {role}=NAME")
         given = verdicts[number] if isinstance(verdicts, list) and number < len(verdicts) else verdicts
-        judged = verdict(given, is_named, where)
+        judged = verdict(given, is_sure, where)
         kept = {"teacher": _teacher(row, source, settings, where), "text": text or ""}
         yield kept | ({} if judged is None else {"is_correct": judged})
 
