@@ -33,7 +33,7 @@ def write(file: Path, listed: list[dict[str, Any]]) -> Path:
     if file.name.endswith(".jsonl"):
         file.write_text(text, encoding="utf-8")
     elif file.name.endswith(".json"):
-        file.write_text(json.dumps({"version": 1, "data": listed}), encoding="utf-8")
+        file.write_text(json.dumps({"version": 1, "tags": [], "data": listed}), encoding="utf-8")
     elif file.name.endswith(".gz"):
         file.write_bytes(gzip.compress(text.encode()))
     elif file.name.endswith(".bz2"):
@@ -203,7 +203,13 @@ def test_what_cannot_be_read_names_line_and_remedy(
     assert str(file) in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "found"), [("3", "int"), ("null", "NoneType"), ('"a"', "str"), ('{"a": 1}', "dict")])
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("3", "int"), ("null", "NoneType"), ('"a"', "str"), ('{"a": 1}', "an object in which nothing lists objects"),
+        ('{"a": [{}], "tags": ["b"], "c": [{}]}', "an object in which 'a' and 'c' lists objects"),
+    ],
+)  # fmt: skip
 def test_a_json_file_without_a_list_is_refused(tmp_path: Path, text: str, found: str) -> None:
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=rf"a\.json: found {found}; expected a list of objects"):

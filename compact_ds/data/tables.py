@@ -100,14 +100,24 @@ def _json(text: str, source: str) -> Iterator[Row]:
         whole = json.loads(text)
     except ValueError as error:
         raise DataError(source, str(error), "one JSON value", "mend it, or name a file of lines .jsonl") from None
-    members = whole.values() if isinstance(whole, dict) else ()
-    listed = whole if isinstance(whole, list) else next((v for v in members if isinstance(v, list)), None)
-    if listed is None:
+    listed = whole
+    if isinstance(whole, dict):
+        lists = {name: value for name, value in whole.items() if isinstance(value, list) and _has_objects(value)}
+        if len(lists) != 1:
+            named = " and ".join(map(repr, lists)) or "nothing"
+            found = f"an object in which {named} lists objects"
+            raise DataError(source, found, "a list of objects, or one in an object", "put the rows into a list")
+        listed = next(iter(lists.values()))
+    elif not isinstance(whole, list):
         raise DataError(source, type(whole).__name__, "a list of objects", "put the objects into a list")
     for number, row in enumerate(listed, start=1):
         if not isinstance(row, dict):
             raise DataError(f"{source}:{number}", type(row).__name__, "an object", "write each row as an object")
         yield f"{source}:{number}", row
+
+
+def _has_objects(values: list[Any]) -> bool:
+    return any(isinstance(value, dict) for value in values)
 
 
 def _object(line: str, where: str) -> Mapping[str, Any]:
