@@ -128,9 +128,13 @@ def meta_student(found: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    lacking = [name for name in _SIZES if getattr(found.get_text_config(), name, None) is None]
+    text = found.get_text_config()
+    lacking = [name for name in _SIZES if getattr(text, name, None) is None]
     if lacking:
         raise _other_kind(found, f"no {lacking[0]}")
+    if getattr(text, "num_experts_per_tok", None):
+        # Their parameters could be counted, their activations and time would be those of one expert.
+        raise _other_kind(found, f"{text.num_experts_per_tok} experts a token")
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(found)

@@ -68,6 +68,8 @@ def test_a_folder_whose_config_is_none_is_named(tmp_path: Path, content: str) ->
         ('{"model_type": "mamba"}', "mamba, with no num_attention_heads"),
         ('{"model_type": "bert"}', r"bert, with no parameters of a name with \.layers\.0\."),
         ('{"model_type": "clip"}', "clip, with no causal LM in transformers"),
+        ('{"model_type": "mixtral"}', "mixtral, with 2 experts a token"),
+        ('{"model_type": "olmoe"}', "olmoe, with 8 experts a token"),
     ],
 )
 def test_a_student_of_other_layers_is_refused_and_not_counted_as_none(
