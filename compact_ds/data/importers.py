@@ -53,8 +53,10 @@ class Source:
 
 @dataclass(slots=True)
 class Report:
-    """What came of an import. `unjoined` lists questions that the later sources have and the first one lacks, `blank` the
-    rows of rationales without a word."""
+    """What came of an import.
+
+    `unjoined` lists questions that the later sources have and the first one lacks, `blank` the rows of rationales without a word.
+    """
 
     questions: int = 0
     rationales: Counter[str] = field(default_factory=Counter)
